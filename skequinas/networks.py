@@ -1,0 +1,371 @@
+"""Architectures as values, the networks built from them, relaxation of a whole network, and export to plain torch.
+
+A network is a stack of blocks (convolution, batch norm, rectifier, sometimes pooling), the mean over space, and a head.
+Each convolution and the head has its own constraint, a subgroup of one search group. The function that the network
+computes is invariant to the intersection of them all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property, reduce
+from operator import and_
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from skequinas.filters import kernel_space, require_pixel_group
+from skequinas.groups import PointGroup, Subgroup, parse_group
+from skequinas.layers import EquivariantConv2d, GroupConv2d, MixedGroupConv2d, OrbitBatchNorm2d, SymmetricMaxPool2d
+
+__all__ = ["Architecture", "Constraint", "EquivariantNetwork", "default_architecture", "inherit", "paper_architecture", "relax"]
+
+Constraint = Subgroup | tuple[Subgroup, ...]
+"""The constraint of one layer: a subgroup, or the subgroups that a mixed layer mixes."""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Everything that fixes a network but its weights. Frozen, hashable, JSON-able.
+
+    Parameters
+    ----------
+    group : PointGroup
+        The search group G. A field of a hidden layer has ``|G|`` channels.
+    image_size : int
+        The side of the square input in pixels.
+    in_channels, n_outputs : int
+        Channels of the input image, and outputs of the head.
+    fields, kernel_sizes, pools : tuple
+        For each hidden layer: its fields, the odd side of its kernel, whether it pools.
+    constraints : tuple of Subgroup, or of tuples of them
+        One for each hidden layer and, last, one for the head; a tuple of subgroups makes a mixed layer. Empty (the default)
+        stands for G everywhere.
+
+    Examples
+    --------
+    >>> from skequinas.networks import Architecture
+    >>> from skequinas.groups import PointGroup
+    >>> D4 = PointGroup.from_name("D4")
+    >>> a = Architecture(D4, 28, 1, 10, fields=(4, 6), kernel_sizes=(5, 5), pools=(True, False))
+    >>> a.relaxed(2, D4.subgroup("C4")).symmetry.name
+    'C4'
+    """
+
+    group: PointGroup
+    image_size: int
+    in_channels: int
+    n_outputs: int
+    fields: tuple[int, ...]
+    kernel_sizes: tuple[int, ...]
+    pools: tuple[bool, ...]
+    constraints: tuple[Constraint, ...] = ()
+
+    def __post_init__(self) -> None:
+        require_pixel_group(self.group)
+        for name in ("fields", "kernel_sizes", "pools", "constraints"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if not self.constraints:
+            object.__setattr__(self, "constraints", (self.group.whole,) * (len(self.fields) + 1))
+        n = len(self.fields)
+        if not n == len(self.kernel_sizes) == len(self.pools) == len(self.constraints) - 1:
+            raise ValueError(
+                f"fields={self.fields}, kernel_sizes={self.kernel_sizes} and pools={self.pools} must have one entry for each "
+                f"hidden layer, and constraints ({len(self.constraints)} given) one more, for the head."
+            )
+        if n == 0 or min(self.fields) < 1 or min(self.image_size, self.in_channels, self.n_outputs) < 1:
+            raise ValueError(f"{self!r} needs at least one layer, and at least one of everything in it.")
+        for h in (h for c in self.constraints for h in _subgroups(c)):
+            if h.group != self.group:
+                raise ValueError(f"The constraint {h!r} is not a subgroup of the search group {self.group}.")
+
+    @property
+    def n_layers(self) -> int:
+        """The number of constrained layers, the head included."""
+        return len(self.constraints)
+
+    @property
+    def layer_names(self) -> tuple[str, ...]:
+        """A name for each constraint: layer 1, layer 2, ..., head."""
+        return (*(f"layer {i + 1}" for i in range(len(self.fields))), "head")
+
+    @property
+    def symmetry(self) -> Subgroup:
+        """The subgroup to which the network's function is invariant: the intersection of all constraints."""
+        return reduce(and_, (h for c in self.constraints for h in _subgroups(c)))
+
+    @property
+    def is_mixed(self) -> bool:
+        """Whether any layer mixes subgroups."""
+        return any(isinstance(c, tuple) for c in self.constraints)
+
+    @cached_property
+    def n_parameters(self) -> int:
+        """The number of free parameters of the network."""
+        return sum(_layer_parameters(self, i) for i in range(self.n_layers))
+
+    def with_constraints(self, constraints: tuple[Constraint, ...]) -> Architecture:
+        """The same shape with other constraints."""
+        return replace(self, constraints=tuple(constraints))
+
+    def relaxed(self, layer: int, subgroup: Subgroup) -> Architecture:
+        """The architecture with one layer relaxed to a subgroup of its constraint; the head is the last layer."""
+        old = self.constraints[layer]
+        if isinstance(old, tuple) or not subgroup <= old:
+            raise ValueError(f"{self.layer_names[layer]} is constrained to {old}; it cannot be relaxed to {subgroup}.")
+        constraints = list(self.constraints)
+        constraints[layer] = subgroup
+        return self.with_constraints(tuple(constraints))
+
+    def layer_shape(self, layer: int) -> dict[str, Any]:
+        """The arguments of the layer's convolution, but for its constraint."""
+        head = layer in (-1, len(self.fields))
+        return {
+            "in_fields": self.in_channels if layer == 0 else self.fields[layer - 1],
+            "out_fields": self.n_outputs if head else self.fields[layer],
+            "kernel_size": 1 if head else self.kernel_sizes[layer],
+            "regular_in": layer != 0,
+            "regular_out": not head,
+            # where one shift for each field is all that the constraint allows, batch norm has it already
+            "bias": head or self.constraints[layer] != self.group.whole,
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """A dict of plain values, for JSON."""
+        return {
+            "group": self.group.name,
+            "image_size": self.image_size,
+            "in_channels": self.in_channels,
+            "n_outputs": self.n_outputs,
+            "fields": list(self.fields),
+            "kernel_sizes": list(self.kernel_sizes),
+            "pools": list(self.pools),
+            "constraints": [c.name if isinstance(c, Subgroup) else [h.name for h in c] for c in self.constraints],
+        }
+
+    @staticmethod
+    def from_dict(values: dict[str, Any]) -> Architecture:
+        """The inverse of `to_dict`."""
+        group = PointGroup.from_name(values["group"])
+        constraints = tuple(
+            group.subgroup(c) if isinstance(c, str) else tuple(group.subgroup(h) for h in c) for c in values["constraints"]
+        )
+        return Architecture(**{**values, "group": group, "constraints": constraints})
+
+    def __str__(self) -> str:
+        def name(c: Constraint) -> str:
+            return c.name if isinstance(c, Subgroup) else f"[{'+'.join(h.name for h in c)}]"
+
+        *hidden, head = (name(c) for c in self.constraints)
+        return f"{' '.join(hidden)} | {head}"
+
+
+def _subgroups(constraint: Constraint) -> tuple[Subgroup, ...]:
+    return constraint if isinstance(constraint, tuple) else (constraint,)
+
+
+def _layer_parameters(architecture: Architecture, layer: int) -> int:
+    shape = architecture.layer_shape(layer)
+    subgroups = _subgroups(architecture.constraints[layer])
+    n_in, n_out, regular = shape["in_fields"], shape["out_fields"], (shape["regular_in"], shape["regular_out"])
+    count = sum(n_in * n_out * kernel_space(h, shape["kernel_size"], *regular).n_free for h in subgroups)
+    if shape["bias"]:
+        count += n_out * (sum(h.index for h in subgroups) if shape["regular_out"] else 1)
+    if shape["regular_out"]:
+        count += 2 * n_out  # batch norm
+    return count + (len(subgroups) if len(subgroups) > 1 else 0)
+
+
+class _Block(nn.Module):
+    """Convolution, batch norm, rectifier and, where the architecture says so, pooling."""
+
+    def __init__(self, conv: EquivariantConv2d, group: PointGroup, pool: bool) -> None:
+        super().__init__()
+        self.conv = conv
+        self.norm = OrbitBatchNorm2d(group, conv.out_fields)
+        self.pool = SymmetricMaxPool2d() if pool else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.pool(self.norm(self.conv(x)).relu_())
+        return y
+
+    @torch.no_grad()
+    def folded(self) -> nn.Conv2d:
+        """The convolution and batch norm, in eval mode, as one plain convolution."""
+        kernel, offset, norm = self.conv.kernel(), self.conv.offset(), self.norm
+        assert norm.weight is not None and norm.running_var is not None and norm.running_mean is not None
+        scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+        scale, shift = (
+            v.repeat_interleave(norm.group.order) for v in (scale, norm.bias - norm.running_mean * scale)
+        )
+        plain = nn.utils.skip_init(
+            nn.Conv2d, kernel.shape[1], kernel.shape[0], kernel.shape[2], padding=kernel.shape[2] // 2, dtype=kernel.dtype
+        )
+        plain.weight.copy_(kernel * scale.reshape(-1, 1, 1, 1))
+        plain.bias.copy_(shift if offset is None else shift + offset * scale)
+        return plain
+
+
+class EquivariantNetwork(nn.Module):
+    """The network of an `Architecture`.
+
+    Parameters
+    ----------
+    architecture : Architecture
+        What to build.
+    generator : torch.Generator, optional
+        Draws the initial weights.
+    """
+
+    def __init__(self, architecture: Architecture, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        self.architecture = architecture
+        convs = [_conv(architecture, i, generator) for i in range(architecture.n_layers)]
+        self.blocks = nn.ModuleList(
+            _Block(conv, architecture.group, pool) for conv, pool in zip(convs[:-1], architecture.pools, strict=True)
+        )
+        self.head = convs[-1]
+
+    @property
+    def convolutions(self) -> list[EquivariantConv2d]:
+        """The constrained layers in order, the head last."""
+        return [*(block.conv for block in self.blocks), self.head]  # type: ignore[list-item, misc]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, in_channels, image_size, image_size) to (batch, n_outputs)."""
+        for block in self.blocks:
+            x = block(x)
+        y: Tensor = self.head(x.mean((-2, -1), keepdim=True)).flatten(1)
+        return y
+
+    @torch.no_grad()
+    def to_plain(self) -> nn.Sequential:
+        """The same function in eval mode as a stack of plain torch layers, with batch norm folded in."""
+        stack: list[nn.Module] = []
+        size = self.architecture.image_size
+        for block, pool in zip(self.blocks, self.architecture.pools, strict=True):
+            assert isinstance(block, _Block)
+            stack += [block.folded(), nn.ReLU()]
+            if pool:
+                stack.append(nn.MaxPool2d(*SymmetricMaxPool2d.window(size)))
+                size = (size + 1) // 2
+        kernel, offset = self.head.kernel(), self.head.offset()
+        assert offset is not None
+        linear = nn.utils.skip_init(nn.Linear, kernel.shape[1], kernel.shape[0], dtype=kernel.dtype)
+        linear.weight.copy_(kernel.flatten(1))
+        linear.bias.copy_(offset)
+        stack += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), linear]
+        return nn.Sequential(*stack).to(kernel.device).eval()
+
+
+def _conv(architecture: Architecture, layer: int, generator: torch.Generator | None) -> EquivariantConv2d:
+    constraint, shape = architecture.constraints[layer], architecture.layer_shape(layer)
+    if isinstance(constraint, tuple):
+        return MixedGroupConv2d(constraint, **shape, generator=generator)
+    return GroupConv2d(constraint, **shape, generator=generator)
+
+
+@torch.no_grad()
+def inherit(parent: EquivariantNetwork, architecture: Architecture) -> EquivariantNetwork:
+    """A child network with other constraints that takes over the parent's weights.
+
+    Each layer is relaxed where its new constraint is contained in the old one, which keeps its function, and
+    otherwise projected onto the new constraint.
+    """
+    same_shape = parent.architecture.with_constraints(architecture.constraints)
+    if architecture != same_shape:
+        raise ValueError(f"A network of {parent.architecture!r} cannot give its weights to {architecture!r}: other shape.")
+    parameter = next(parent.parameters())
+    child = EquivariantNetwork(architecture).to(parameter.device, parameter.dtype)
+    layers = zip(parent.convolutions, child.convolutions, strict=True)
+    for old, new in layers:
+        if old.constraints == new.constraints:
+            new.load_state_dict(old.state_dict())
+        elif isinstance(new, GroupConv2d):
+            new.inherit(old)
+        else:
+            raise ValueError(f"A mixed layer {new} cannot take over the weights of {old}.")
+    for source, target in zip(parent.blocks, child.blocks, strict=True):
+        target.norm.load_state_dict(source.norm.state_dict())  # type: ignore[union-attr]
+    return child.train(parent.training)
+
+
+def relax(network: EquivariantNetwork, layer: int, subgroup: Subgroup) -> EquivariantNetwork:
+    """The equivariance relaxation morphism: a child with one layer relaxed that computes the same function.
+
+    Parameters
+    ----------
+    network : EquivariantNetwork
+        The parent. It is left as it is.
+    layer : int
+        Which layer to relax: 0 is the first, -1 the head.
+    subgroup : Subgroup
+        A subgroup of the layer's constraint.
+
+    References
+    ----------
+    Maile, Wilson and Forré, Equivariance-aware Architectural Optimization of Neural Networks, ICLR 2023.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skequinas.groups import PointGroup
+    >>> from skequinas.networks import Architecture, EquivariantNetwork, relax
+    >>> D4 = PointGroup.from_name("D4")
+    >>> parent = EquivariantNetwork(Architecture(D4, 9, 1, 2, (2, 2), (3, 3), (True, False)))
+    >>> child = relax(parent, -1, D4.subgroup("C4"))
+    >>> x = torch.randn(5, 1, 9, 9)
+    >>> torch.allclose(parent(x), child(x))
+    True
+    """
+    return inherit(network, network.architecture.relaxed(layer, subgroup))
+
+
+def default_architecture(
+    group: str | PointGroup,
+    image_size: int,
+    in_channels: int = 1,
+    n_outputs: int = 1,
+    *,
+    n_samples: int = 1000,
+    device: str | torch.device = "cpu",
+    width: int | None = None,
+) -> Architecture:
+    """A network that suits the images, their number and the device.
+
+    Parameters
+    ----------
+    group : str or PointGroup
+        The search group.
+    image_size, in_channels, n_outputs, n_samples : int
+        The task. Larger images get more layers and larger kernels.
+    device : str or torch.device, default="cpu"
+        On anything but a CPU, or with more than 20,000 images, networks are twice as wide.
+    width : int, optional
+        Channels of the first layers, over all the elements of the group; the last layers have half as many again. The
+        nearest number that the order of the group divides is taken.
+    """
+    group = parse_group(group)
+    if width is None:
+        width = 32 * (2 if torch.device(device).type != "cpu" and n_samples >= 2000 else 1)
+    narrow, wide = (max(1, round(c / group.order)) for c in (width, 1.5 * width))
+    if image_size < 6:
+        fields, size, pools = (narrow, wide), 3, (False, False)
+    elif image_size < 16:
+        fields, size, pools = (narrow, narrow, wide, wide), 3, (False, True, False, False)
+    elif image_size < 40:
+        fields, size, pools = (narrow, narrow, wide, wide, wide), 5, (True, False, True, False, False)
+    else:
+        fields, size = (narrow, narrow, wide, wide, wide, wide), 5
+        pools = (True, True, False, True, False, False)
+    return Architecture(group, image_size, in_channels, n_outputs, fields, (size,) * len(fields), pools)
+
+
+def paper_architecture(
+    group: str | PointGroup, image_size: int, in_channels: int = 1, n_outputs: int = 1
+) -> Architecture:
+    """The network of the paper: 8 layers of 16 and 32 fields with kernel 5."""
+    fields = (16, 16, 16, 16, 32, 32, 32, 32)
+    pools = tuple(i in (1, 3, 5) for i in range(8))
+    return Architecture(parse_group(group), image_size, in_channels, n_outputs, fields, (5,) * 8, pools)
