@@ -1,0 +1,29 @@
+"""Learn which rotations and mirrors leave an image task unchanged, and use them: scikit-learn estimators."""
+
+from importlib.metadata import PackageNotFoundError, version
+
+from skequinas.estimators import EquivariantNASClassifier, EquivariantNASRegressor
+from skequinas.groups import PointGroup, Subgroup
+from skequinas.networks import Architecture, EquivariantNetwork, relax
+from skequinas.search import DifferentiableSearch, EvolutionarySearch, NoSearch, RandomSearch
+from skequinas.symmetry import LearnedSymmetry
+
+try:
+    __version__ = version("skequinas")
+except PackageNotFoundError:  # run from a checkout that is not installed
+    __version__ = "0.0.0"
+
+__all__ = [
+    "Architecture",
+    "DifferentiableSearch",
+    "EquivariantNASClassifier",
+    "EquivariantNASRegressor",
+    "EquivariantNetwork",
+    "EvolutionarySearch",
+    "LearnedSymmetry",
+    "NoSearch",
+    "PointGroup",
+    "RandomSearch",
+    "Subgroup",
+    "relax",
+]

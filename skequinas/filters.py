@@ -107,6 +107,9 @@ class KernelSpace:
         if not (self.regular_in or self.regular_out):
             raise ValueError("At least one of regular_in and regular_out must be True.")
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return kernel_space, (self.constraint, self.kernel_size, self.regular_in, self.regular_out)
+
     @property
     def multiplicity_in(self) -> int:
         """Channels for each input field."""

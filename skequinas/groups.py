@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property, lru_cache
 from math import gcd
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,11 @@ from numpy.typing import NDArray
 __all__ = ["PointGroup", "Subgroup", "parse_group"]
 
 _NAME = re.compile(r"\s*([CcDd])\s*([0-9]+)\s*(?:\(\s*([0-9.]+)\s*°?\s*\))?\s*")
+
+_HINT = (
+    "Use 'C' (rotations) or 'D' (rotations and mirrors) and the number of rotations, such as 'C1', 'C4', 'D4', or 'D1(90)' "
+    "to give the angle of the mirror axis in degrees."
+)
 
 
 def _angle(axis: Fraction) -> str:
@@ -66,9 +72,14 @@ class PointGroup:
         axis = Fraction(self.axis) % Fraction(180, self.n_rotations) if self.mirrors else Fraction(0)
         object.__setattr__(self, "axis", axis)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return PointGroup, (self.n_rotations, self.mirrors, self.axis)  # without what is cached
+
     @staticmethod
     def from_name(name: str) -> PointGroup:
         """Parse a name such as "C4", "d4" or "D1(90)" (a mirror axis at 90 degrees)."""
+        if not isinstance(name, str):
+            raise ValueError(f"group={name!r} is not a name. {_HINT}")
         return _group_from_name(name)
 
     @property
@@ -204,6 +215,9 @@ class Subgroup:
         if self.mirror is not None and not (self.group.mirrors and 0 <= self.mirror < n // m):
             raise ValueError(f"mirror={self.mirror} is not below {n // m}, or {self.group} has no mirrors.")
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Subgroup, (self.group, self.n_rotations, self.mirror)
+
     @cached_property
     def elements(self) -> tuple[int, ...]:
         """The elements of G that are in H, in increasing order; the identity, 0, is the first."""
@@ -309,13 +323,9 @@ def parse_group(group: str | PointGroup | Subgroup) -> PointGroup:
 
 @lru_cache(maxsize=None)
 def _group_from_name(name: str) -> PointGroup:
-    match = _NAME.fullmatch(name) if isinstance(name, str) else None
+    match = _NAME.fullmatch(name)
     if match is None or int(match[2]) < 1 or (match[1] in "Cc" and match[3]):
-        raise ValueError(
-            f"group={name!r} is not the name of a planar point group. Use 'C' (rotations) or 'D' (rotations "
-            "and mirrors) and the number of rotations, such as 'C1', 'C4', 'D4', or 'D1(90)' to give the angle of "
-            "the mirror axis in degrees."
-        )
+        raise ValueError(f"group={name!r} is not the name of a planar point group. {_HINT}")
     n = int(match[2])
     if match[1] in "Cc":
         return PointGroup(n)

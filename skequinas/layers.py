@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from skequinas.filters import KernelSpace, expand, kernel_space
 from skequinas.groups import PointGroup, Subgroup
 
-__all__ = ["EquivariantConv2d", "GroupConv2d", "MixedGroupConv2d", "OrbitBatchNorm2d", "SymmetricMaxPool2d"]
+__all__ = ["EquivariantConv2d", "GroupConv2d", "MixedGroupConv2d", "OrbitBatchNorm2d", "SymmetricAvgPool2d"]
 
 
 class _OrbitWeights(nn.Module):
@@ -60,6 +60,8 @@ class EquivariantConv2d(nn.Module):
     ) -> None:
         super().__init__()
         self.constraints = tuple(constraints)
+        if not self.constraints:
+            raise ValueError("constraints is empty: a convolution needs at least one subgroup.")
         self.in_fields, self.out_fields, self.kernel_size = in_fields, out_fields, kernel_size
         self.regular_in, self.regular_out = regular_in, regular_out
         spaces = [kernel_space(h, kernel_size, regular_in, regular_out) for h in self.constraints]
@@ -153,6 +155,12 @@ class GroupConv2d(EquivariantConv2d):
         Where H is contained in the constraint of the parent this is the equivariance relaxation morphism. Otherwise
         the parent's kernel is projected.
         """
+        shape, own = (
+            (c.constraints[0].group, c.in_fields, c.out_fields, c.kernel_size, c.regular_in, c.regular_out)
+            for c in (parent, self)
+        )
+        if shape != own:
+            raise ValueError(f"{self} cannot take over the weights of {parent}: different groups or another shape.")
         relaxes = len(parent.constraints) == 1 and self.constraint <= parent.constraints[0]
 
         def read(part: nn.Module, kernel: Tensor) -> None:
@@ -161,9 +169,11 @@ class GroupConv2d(EquivariantConv2d):
 
         read(self.weights[0], parent.kernel())
         offset = parent.offset()
-        if self.biases and offset is not None:
+        if offset is None:
+            offset = torch.zeros_like(parent.kernel()[:, 0, 0, 0])
+        if self.biases:
             read(self.biases[0], offset.reshape(-1, 1, 1, 1))
-        elif self.output_bias is not None and offset is not None:
+        elif self.output_bias is not None:
             self.output_bias.copy_(offset)
 
 
@@ -245,18 +255,19 @@ class OrbitBatchNorm2d(nn.BatchNorm2d):
         return super().forward(grouped).reshape(batch, channels, height, width)
 
 
-class SymmetricMaxPool2d(nn.Module):
+class SymmetricAvgPool2d(nn.Module):
     """Halve a square map so that turns and mirrors of the input turn and mirror the output, at every size.
 
-    An even side is pooled in 2x2 blocks; an odd side in 3x3 windows with stride 2 and padding 1, centred on every other
-    pixel. Either way the windows are placed symmetrically about the centre.
+    An even side is averaged in 2x2 blocks; an odd side in 3x3 windows with stride 2 and padding 1 (which does not
+    count), centred on every other pixel. Either way the windows are placed symmetrically about the centre.
     """
 
     @staticmethod
-    def window(size: int) -> tuple[int, int, int]:
-        """Kernel size, stride and padding for a side of ``size`` pixels."""
-        return (3, 2, 1) if size % 2 else (2, 2, 0)
+    def plain(size: int) -> nn.AvgPool2d:
+        """The layer of torch that does the same for maps with a side of ``size`` pixels."""
+        return nn.AvgPool2d(3, 2, 1, count_include_pad=False) if size % 2 else nn.AvgPool2d(2)
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, channels, size, size) to (batch, channels, ceil(size / 2), ceil(size / 2))."""
-        return F.max_pool2d(x, *self.window(x.shape[-1]))
+        y: Tensor = self.plain(x.shape[-1])(x)
+        return y

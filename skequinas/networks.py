@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property, reduce
-from operator import and_
+from operator import and_, index
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from skequinas.filters import kernel_space, require_pixel_group
 from skequinas.groups import PointGroup, Subgroup, parse_group
-from skequinas.layers import EquivariantConv2d, GroupConv2d, MixedGroupConv2d, OrbitBatchNorm2d, SymmetricMaxPool2d
+from skequinas.layers import EquivariantConv2d, GroupConv2d, MixedGroupConv2d, OrbitBatchNorm2d, SymmetricAvgPool2d
 
 __all__ = ["Architecture", "Constraint", "EquivariantNetwork", "default_architecture", "inherit", "paper_architecture", "relax"]
 
@@ -41,7 +41,10 @@ class Architecture:
         For each hidden layer: its fields, the odd side of its kernel, whether it pools.
     constraints : tuple of Subgroup, or of tuples of them
         One for each hidden layer and, last, one for the head; a tuple of subgroups makes a mixed layer. Empty (the default)
-        stands for G everywhere.
+        stands for G everywhere. Names such as "C4" are understood too.
+    hidden : int, default=64
+        Units of a dense layer between the head's constrained layer, whose outputs are invariant, and the outputs. With 0 the
+        constrained layer gives the outputs itself.
 
     Examples
     --------
@@ -61,14 +64,21 @@ class Architecture:
     kernel_sizes: tuple[int, ...]
     pools: tuple[bool, ...]
     constraints: tuple[Constraint, ...] = ()
+    hidden: int = 64
 
     def __post_init__(self) -> None:
-        require_pixel_group(self.group)
-        for name in ("fields", "kernel_sizes", "pools", "constraints"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-        if not self.constraints:
-            object.__setattr__(self, "constraints", (self.group.whole,) * (len(self.fields) + 1))
+        def put(name: str, value: object) -> None:
+            object.__setattr__(self, name, value)
+
+        put("group", require_pixel_group(parse_group(self.group)))
+        for name in ("image_size", "in_channels", "n_outputs", "hidden"):
+            put(name, index(getattr(self, name)))
+        put("fields", tuple(index(f) for f in self.fields))
+        put("kernel_sizes", tuple(index(k) for k in self.kernel_sizes))
+        put("pools", tuple(bool(p) for p in self.pools))
         n = len(self.fields)
+        constraints = self.constraints or (self.group.whole,) * (n + 1)
+        put("constraints", tuple(_parse_constraint(self.group, c) for c in constraints))
         if not n == len(self.kernel_sizes) == len(self.pools) == len(self.constraints) - 1:
             raise ValueError(
                 f"fields={self.fields}, kernel_sizes={self.kernel_sizes} and pools={self.pools} must have one entry for each "
@@ -76,9 +86,8 @@ class Architecture:
             )
         if n == 0 or min(self.fields) < 1 or min(self.image_size, self.in_channels, self.n_outputs) < 1:
             raise ValueError(f"{self!r} needs at least one layer, and at least one of everything in it.")
-        for h in (h for c in self.constraints for h in _subgroups(c)):
-            if h.group != self.group:
-                raise ValueError(f"The constraint {h!r} is not a subgroup of the search group {self.group}.")
+        if not all(k > 0 and k % 2 for k in self.kernel_sizes):
+            raise ValueError(f"kernel_sizes={self.kernel_sizes} must be odd, so that a kernel has a central pixel.")
 
     @property
     def n_layers(self) -> int:
@@ -120,15 +129,16 @@ class Architecture:
 
     def layer_shape(self, layer: int) -> dict[str, Any]:
         """The arguments of the layer's convolution, but for its constraint."""
-        head = layer in (-1, len(self.fields))
+        layer %= self.n_layers
+        head = layer == len(self.fields)
         return {
             "in_fields": self.in_channels if layer == 0 else self.fields[layer - 1],
-            "out_fields": self.n_outputs if head else self.fields[layer],
+            "out_fields": (self.hidden or self.n_outputs) if head else self.fields[layer],
             "kernel_size": 1 if head else self.kernel_sizes[layer],
             "regular_in": layer != 0,
             "regular_out": not head,
             # where one shift for each field is all that the constraint allows, batch norm has it already
-            "bias": head or self.constraints[layer] != self.group.whole,
+            "bias": not self.hidden if head else self.constraints[layer] != self.group.whole,
         }
 
     def to_dict(self) -> dict[str, Any]:
@@ -142,23 +152,35 @@ class Architecture:
             "kernel_sizes": list(self.kernel_sizes),
             "pools": list(self.pools),
             "constraints": [c.name if isinstance(c, Subgroup) else [h.name for h in c] for c in self.constraints],
+            "hidden": self.hidden,
         }
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> Architecture:
         """The inverse of `to_dict`."""
-        group = PointGroup.from_name(values["group"])
-        constraints = tuple(
-            group.subgroup(c) if isinstance(c, str) else tuple(group.subgroup(h) for h in c) for c in values["constraints"]
-        )
-        return Architecture(**{**values, "group": group, "constraints": constraints})
+        return Architecture(**values)
+
+    @property
+    def constraint_names(self) -> tuple[str, ...]:
+        """The name of every layer's constraint; a mixed layer's names are joined by "+"."""
+        return tuple("+".join(h.name for h in _subgroups(c)) for c in self.constraints)
 
     def __str__(self) -> str:
-        def name(c: Constraint) -> str:
-            return c.name if isinstance(c, Subgroup) else f"[{'+'.join(h.name for h in c)}]"
-
-        *hidden, head = (name(c) for c in self.constraints)
+        *hidden, head = self.constraint_names
         return f"{' '.join(hidden)} | {head}"
+
+
+def _parse_constraint(group: PointGroup, constraint: Any) -> Constraint:
+    if isinstance(constraint, str):
+        return group.subgroup(constraint)
+    if isinstance(constraint, Subgroup):
+        if constraint.group != group:
+            raise ValueError(f"The constraint {constraint!r} is not a subgroup of the search group {group}.")
+        return constraint
+    mixture = tuple(_parse_constraint(group, h) for h in constraint)
+    if not mixture:
+        raise ValueError("A mixed layer needs at least one subgroup; one of the constraints is empty.")
+    return mixture  # type: ignore[return-value]
 
 
 def _subgroups(constraint: Constraint) -> tuple[Subgroup, ...]:
@@ -172,9 +194,11 @@ def _layer_parameters(architecture: Architecture, layer: int) -> int:
     count = sum(n_in * n_out * kernel_space(h, shape["kernel_size"], *regular).n_free for h in subgroups)
     if shape["bias"]:
         count += n_out * (sum(h.index for h in subgroups) if shape["regular_out"] else 1)
-    if shape["regular_out"]:
+    if shape["regular_out"] or architecture.hidden:
         count += 2 * n_out  # batch norm
-    return count + (len(subgroups) if len(subgroups) > 1 else 0)
+    if not shape["regular_out"] and architecture.hidden:
+        count += (architecture.hidden + 1) * architecture.n_outputs
+    return count + (len(subgroups) if isinstance(architecture.constraints[layer], tuple) else 0)
 
 
 class _Block(nn.Module):
@@ -184,27 +208,93 @@ class _Block(nn.Module):
         super().__init__()
         self.conv = conv
         self.norm = OrbitBatchNorm2d(group, conv.out_fields)
-        self.pool = SymmetricMaxPool2d() if pool else nn.Identity()
+        self.pool = SymmetricAvgPool2d() if pool else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.pool(self.norm(self.conv(x)).relu_())
         return y
 
     @torch.no_grad()
+    def inherit(self, parent: _Block) -> None:
+        """Take over weights and statistics; what the parent's bias shifts a field by goes to the statistics if need be."""
+        self.norm.load_state_dict(parent.norm.state_dict())
+        _inherit_conv(self.conv, parent.conv)
+        offset = parent.conv.offset()
+        if self.conv.offset() is None and offset is not None:
+            assert self.norm.running_mean is not None
+            self.norm.running_mean -= offset.unflatten(0, (self.conv.out_fields, -1)).mean(1)
+
+    @torch.no_grad()
     def folded(self) -> nn.Conv2d:
         """The convolution and batch norm, in eval mode, as one plain convolution."""
-        kernel, offset, norm = self.conv.kernel(), self.conv.offset(), self.norm
-        assert norm.weight is not None and norm.running_var is not None and norm.running_mean is not None
-        scale = norm.weight / (norm.running_var + norm.eps).sqrt()
-        scale, shift = (
-            v.repeat_interleave(norm.group.order) for v in (scale, norm.bias - norm.running_mean * scale)
-        )
+        kernel, bias = _fold(self.conv, self.norm, self.norm.group.order)
         plain = nn.utils.skip_init(
             nn.Conv2d, kernel.shape[1], kernel.shape[0], kernel.shape[2], padding=kernel.shape[2] // 2, dtype=kernel.dtype
         )
-        plain.weight.copy_(kernel * scale.reshape(-1, 1, 1, 1))
-        plain.bias.copy_(shift if offset is None else shift + offset * scale)
+        plain.weight.copy_(kernel)
+        plain.bias.copy_(bias)
         return plain
+
+
+class _Head(nn.Module):
+    """The constrained layer, which makes invariants of the spatial means, and the dense layer behind it if there is one."""
+
+    def __init__(self, conv: EquivariantConv2d, hidden: int, n_outputs: int, generator: torch.Generator | None) -> None:
+        super().__init__()
+        self.conv = conv
+        self.norm = nn.BatchNorm1d(hidden) if hidden else None
+        self.dense = nn.utils.skip_init(nn.Linear, hidden, n_outputs) if hidden else None
+        if self.dense is not None:
+            nn.init.normal_(self.dense.weight, std=hidden**-0.5, generator=generator)
+            nn.init.zeros_(self.dense.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.conv(x.mean((-2, -1), keepdim=True)).flatten(1)
+        return y if self.norm is None or self.dense is None else self.dense(self.norm(y).relu_())
+
+    @torch.no_grad()
+    def inherit(self, parent: _Head) -> None:
+        """Take over all weights and statistics."""
+        _inherit_conv(self.conv, parent.conv)
+        for own, old in ((self.norm, parent.norm), (self.dense, parent.dense)):
+            if own is not None and old is not None:
+                own.load_state_dict(old.state_dict())
+
+    @torch.no_grad()
+    def folded(self) -> list[nn.Module]:
+        """Plain layers from the last feature map to the outputs."""
+        kernel, bias = _fold(self.conv, self.norm, 1)
+        stack: list[nn.Module] = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), _linear(kernel.flatten(1), bias)]
+        return stack if self.dense is None else [*stack, nn.ReLU(), _linear(self.dense.weight, self.dense.bias)]
+
+
+def _inherit_conv(conv: EquivariantConv2d, parent: EquivariantConv2d) -> None:
+    if conv.constraints == parent.constraints:
+        conv.load_state_dict(parent.state_dict())
+    elif isinstance(conv, GroupConv2d):
+        conv.inherit(parent)
+    else:
+        raise ValueError(f"A mixed layer {conv} cannot take over the weights of {parent}.")
+
+
+def _fold(conv: EquivariantConv2d, norm: nn.modules.batchnorm._BatchNorm | None, channels: int) -> tuple[Tensor, Tensor]:
+    """Kernel and bias of a convolution with the batch norm behind it, whose features have so many channels each."""
+    kernel, offset = conv.kernel(), conv.offset()
+    if offset is None:
+        offset = torch.zeros_like(kernel[:, 0, 0, 0])
+    if norm is None:
+        return kernel, offset
+    assert norm.running_var is not None and norm.running_mean is not None
+    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+    scale, shift = (v.repeat_interleave(channels) for v in (scale, norm.bias - norm.running_mean * scale))
+    return kernel * scale.reshape(-1, 1, 1, 1), shift + offset * scale
+
+
+def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
+    plain = nn.utils.skip_init(nn.Linear, weight.shape[1], weight.shape[0], dtype=weight.dtype)
+    plain.weight.copy_(weight)
+    plain.bias.copy_(bias)
+    return plain
 
 
 class EquivariantNetwork(nn.Module):
@@ -225,19 +315,28 @@ class EquivariantNetwork(nn.Module):
         self.blocks = nn.ModuleList(
             _Block(conv, architecture.group, pool) for conv, pool in zip(convs[:-1], architecture.pools, strict=True)
         )
-        self.head = convs[-1]
+        self.head = _Head(convs[-1], architecture.hidden, architecture.n_outputs, generator)
 
     @property
     def convolutions(self) -> list[EquivariantConv2d]:
         """The constrained layers in order, the head last."""
-        return [*(block.conv for block in self.blocks), self.head]  # type: ignore[list-item, misc]
+        return [part.conv for part in (*self.blocks, self.head)]  # type: ignore[misc]
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, in_channels, image_size, image_size) to (batch, n_outputs)."""
         for block in self.blocks:
             x = block(x)
-        y: Tensor = self.head(x.mean((-2, -1), keepdim=True)).flatten(1)
+        y: Tensor = self.head(x)
         return y
+
+    def shares(self) -> dict[str, dict[str, float]]:
+        """The share of every subgroup in every mixed layer, by name."""
+        layers = zip(self.architecture.layer_names, self.convolutions, strict=True)
+        return {
+            name: {h.name: z for h, z in zip(layer.constraints, layer.shares().tolist(), strict=True)}
+            for name, layer in layers
+            if isinstance(layer, MixedGroupConv2d)
+        }
 
     @torch.no_grad()
     def to_plain(self) -> nn.Sequential:
@@ -248,15 +347,10 @@ class EquivariantNetwork(nn.Module):
             assert isinstance(block, _Block)
             stack += [block.folded(), nn.ReLU()]
             if pool:
-                stack.append(nn.MaxPool2d(*SymmetricMaxPool2d.window(size)))
+                stack.append(SymmetricAvgPool2d.plain(size))
                 size = (size + 1) // 2
-        kernel, offset = self.head.kernel(), self.head.offset()
-        assert offset is not None
-        linear = nn.utils.skip_init(nn.Linear, kernel.shape[1], kernel.shape[0], dtype=kernel.dtype)
-        linear.weight.copy_(kernel.flatten(1))
-        linear.bias.copy_(offset)
-        stack += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), linear]
-        return nn.Sequential(*stack).to(kernel.device).eval()
+        stack += self.head.folded()
+        return nn.Sequential(*stack).to(next(self.parameters()).device).eval().requires_grad_(False)
 
 
 def _conv(architecture: Architecture, layer: int, generator: torch.Generator | None) -> EquivariantConv2d:
@@ -273,21 +367,12 @@ def inherit(parent: EquivariantNetwork, architecture: Architecture) -> Equivaria
     Each layer is relaxed where its new constraint is contained in the old one, which keeps its function, and
     otherwise projected onto the new constraint.
     """
-    same_shape = parent.architecture.with_constraints(architecture.constraints)
-    if architecture != same_shape:
+    if replace(architecture, constraints=()) != replace(parent.architecture, constraints=()):
         raise ValueError(f"A network of {parent.architecture!r} cannot give its weights to {architecture!r}: other shape.")
     parameter = next(parent.parameters())
-    child = EquivariantNetwork(architecture).to(parameter.device, parameter.dtype)
-    layers = zip(parent.convolutions, child.convolutions, strict=True)
-    for old, new in layers:
-        if old.constraints == new.constraints:
-            new.load_state_dict(old.state_dict())
-        elif isinstance(new, GroupConv2d):
-            new.inherit(old)
-        else:
-            raise ValueError(f"A mixed layer {new} cannot take over the weights of {old}.")
-    for source, target in zip(parent.blocks, child.blocks, strict=True):
-        target.norm.load_state_dict(source.norm.state_dict())  # type: ignore[union-attr]
+    child = EquivariantNetwork(architecture, torch.Generator()).to(parameter.device, parameter.dtype)
+    for source, target in zip((*parent.blocks, parent.head), (*child.blocks, child.head), strict=True):
+        target.inherit(source)  # type: ignore[operator]
     return child.train(parent.training)
 
 
@@ -341,15 +426,15 @@ def default_architecture(
     image_size, in_channels, n_outputs, n_samples : int
         The task. Larger images get more layers and larger kernels.
     device : str or torch.device, default="cpu"
-        On anything but a CPU, or with more than 20,000 images, networks are twice as wide.
+        On anything but a CPU, networks for at least 2,000 images are twice as wide.
     width : int, optional
-        Channels of the first layers, over all the elements of the group; the last layers have half as many again. The
+        Channels of the first layers, over all the elements of the group; the last layers have a third more. The
         nearest number that the order of the group divides is taken.
     """
     group = parse_group(group)
     if width is None:
-        width = 32 * (2 if torch.device(device).type != "cpu" and n_samples >= 2000 else 1)
-    narrow, wide = (max(1, round(c / group.order)) for c in (width, 1.5 * width))
+        width = 48 * (2 if torch.device(device).type != "cpu" and n_samples >= 2000 else 1)
+    narrow, wide = (max(1, round(c / group.order)) for c in (width, 4 / 3 * width))
     if image_size < 6:
         fields, size, pools = (narrow, wide), 3, (False, False)
     elif image_size < 16:

@@ -1,0 +1,138 @@
+"""From X in any accepted form to images, and from raw images to the input of a network."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+__all__ = ["Preprocessing", "as_images", "infer_image_shape"]
+
+_CHANNELS = (1, 2, 3, 4)
+
+
+def infer_image_shape(sample_shape: tuple[int, ...], image_shape: tuple[int, ...] | None) -> tuple[int, ...]:
+    """How one sample is read: (height, width), or three numbers with the channels first or last.
+
+    Parameters
+    ----------
+    sample_shape : tuple of int
+        The shape of X without its first axis.
+    image_shape : tuple of int or None
+        What the user said. Without it, a row is a square with one channel, or with three (last), or else is padded with
+        zeros to the next square; in a 4-D array the axis with 1 to 4 entries holds the channels.
+
+    Raises
+    ------
+    ValueError
+        When the shapes contradict each other, or when there is more than one reading.
+    """
+    if image_shape is not None:
+        return _check_image_shape(sample_shape, tuple(int(s) for s in image_shape))
+    if len(sample_shape) == 1:
+        n = sample_shape[0]
+        side = math.isqrt(n)
+        if side * side != n and n % 3 == 0 and math.isqrt(n // 3) ** 2 == n // 3:
+            return (math.isqrt(n // 3),) * 2 + (3,)
+        return (math.isqrt(n - 1) + 1,) * 2
+    if len(sample_shape) == 2:
+        return sample_shape
+    if len(sample_shape) == 3:
+        first, last = sample_shape[0] in _CHANNELS, sample_shape[2] in _CHANNELS
+        if first != last:
+            return sample_shape
+        reason = "the channels could be first or last" if first else "neither the first nor the last is a number of channels, 1 to 4"
+        raise ValueError(
+            f"X with images of shape {sample_shape} can not be read: {reason}. Pass image_shape=(height, width, channels) or "
+            "(channels, height, width)."
+        )
+    raise ValueError(
+        f"X must have shape (n, features), (n, height, width), (n, height, width, channels) or (n, channels, height, width); "
+        f"its samples have shape {sample_shape}."
+    )
+
+
+def _check_image_shape(sample_shape: tuple[int, ...], image_shape: tuple[int, ...]) -> tuple[int, ...]:
+    if len(image_shape) not in (2, 3) or min(image_shape) < 1:
+        raise ValueError(f"image_shape={image_shape} must be two or three positive numbers: height, width and channels.")
+    fits = math.prod(sample_shape) == math.prod(image_shape)
+    if not fits or (len(sample_shape) > 1 and sample_shape != image_shape):
+        raise ValueError(
+            f"image_shape={image_shape} does not fit X, whose samples have shape {sample_shape} "
+            f"({math.prod(sample_shape)} values, not {math.prod(image_shape)})."
+        )
+    return image_shape
+
+
+def _channel_axis(shape: tuple[int, ...]) -> int | None:
+    """Where the channels are in an image shape: None, 0 (first) or 2 (last)."""
+    if len(shape) == 2:
+        return None
+    if (shape[0] == shape[1]) != (shape[1] == shape[2]):  # one pair of equal sides: these are the height and width
+        return 2 if shape[0] == shape[1] else 0
+    return 0 if shape[0] < shape[2] else 2
+
+
+def as_images(X: NDArray[Any], image_shape: tuple[int, ...]) -> Tensor:
+    """Finite numbers of shape (n, ...) as a tensor (n, channels, height, width): uint8 stays uint8, the rest is float32.
+
+    Parameters
+    ----------
+    X : ndarray
+        Rows, or images of that shape.
+    image_shape : tuple of int
+        As from `infer_image_shape`.
+    """
+    n = X.shape[0]
+    X = X.astype(np.uint8 if X.dtype in (np.uint8, np.bool_) else np.float32, copy=False)
+    if X.ndim == 2:
+        missing = math.prod(image_shape) - X.shape[1]
+        X = np.pad(X, ((0, 0), (0, missing))) if missing else X
+    X = X.reshape(n, *image_shape)
+    axis = _channel_axis(image_shape)
+    X = X[:, None] if axis is None else np.moveaxis(X, axis + 1, 1)
+    X = np.ascontiguousarray(X)
+    return torch.from_numpy(X if X.flags.writeable else X.copy())
+
+
+class Preprocessing(nn.Module):
+    """Standardise every channel and pad to a square with zeros, that is with the mean of the channel.
+
+    The padding is the same on both sides; where the difference of height and width is odd, the last row or column gets the
+    one pixel more.
+
+    Parameters
+    ----------
+    images : Tensor of shape (n, channels, height, width)
+        The mean and the standard deviation are those of these images.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, images: Tensor) -> None:
+        super().__init__()
+        total = torch.zeros(2, images.shape[1], dtype=torch.float64)
+        for chunk in images.split(1024):
+            values = chunk.double()
+            total += torch.stack([values.sum((0, 2, 3)), values.square().sum((0, 2, 3))]).cpu()
+        mean, square = total / (images.numel() / images.shape[1])
+        # a channel that is constant, up to the round-off of the sums, keeps its scale
+        variance = square - mean.square()
+        std = torch.where(variance > 1e-12 * square, variance, torch.ones_like(variance)).sqrt()
+        self.register_buffer("mean", mean.float().reshape(-1, 1, 1))
+        self.register_buffer("std", std.float().reshape(-1, 1, 1))
+        height, width = images.shape[2:]
+        self.size = max(height, width)
+        top, left = (self.size - height) // 2, (self.size - width) // 2
+        self.padding = (left, self.size - width - left, top, self.size - height - top)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(n, channels, height, width) of any real type to (n, channels, size, size) of float32."""
+        images = (images.to(self.mean.dtype) - self.mean) / self.std
+        return F.pad(images, self.padding) if any(self.padding) else images

@@ -1,0 +1,242 @@
+"""What all searches share: proposals, evaluations, ask and tell, the final choice, saving and loading.
+
+A search is asked for proposals (architectures, whose weights come from a parent), is told how they did, and holds a
+population. It trains nothing itself, so it can be driven, stopped, saved and resumed from outside.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from os import PathLike
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.torch import save_file
+from sklearn.base import BaseEstimator
+
+from skequinas.networks import Architecture, EquivariantNetwork
+from skequinas.training import TrainingSettings
+
+__all__ = ["Evaluation", "Proposal", "Search", "choose"]
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """An architecture to train and evaluate.
+
+    Parameters
+    ----------
+    number : int
+        Counts the proposals of a search from 0.
+    parent : int or None
+        The number of the evaluation whose network it inherits the weights from.
+    generation : int
+    architecture : Architecture
+    epochs : float
+        How long to train it.
+    training : TrainingSettings
+    seed : int
+        For the mini-batches, the same for all proposals of a generation, and for the weights where there is no parent.
+    """
+
+    number: int
+    parent: int | None
+    generation: int
+    architecture: Architecture
+    epochs: float
+    training: TrainingSettings
+    seed: int
+
+
+@dataclass(eq=False)
+class Evaluation:
+    """A trained proposal, with the loss and the error of every validation sample."""
+
+    proposal: Proposal
+    network: EquivariantNetwork
+    losses: NDArray[np.float64]
+    errors: NDArray[np.float64]
+    seconds: float
+
+    @property
+    def architecture(self) -> Architecture:
+        """The architecture that was proposed."""
+        return self.proposal.architecture
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the training failed with a loss that is not finite."""
+        return not np.isfinite(self.losses).all()
+
+    @property
+    def error(self) -> float:
+        """The mean validation error."""
+        return float(self.errors.mean())
+
+    @property
+    def loss(self) -> float:
+        """The mean validation loss."""
+        return float(self.losses.mean())
+
+    def record(self) -> dict[str, Any]:
+        """One row of ``search_results_``."""
+        n = len(self.errors)
+        return {
+            "candidate": self.proposal.number,
+            "parent": -1 if self.proposal.parent is None else self.proposal.parent,
+            "generation": self.proposal.generation,
+            "constraints": str(self.architecture),
+            "symmetry": self.architecture.symmetry.name,
+            "n_parameters": self.architecture.n_parameters,
+            "epochs": self.proposal.epochs,
+            "validation_score": 1.0 - self.error,
+            "validation_score_standard_error": float(self.errors.std() / np.sqrt(n)),
+            "validation_loss": self.loss,
+            "seconds": self.seconds,
+        }
+
+
+def choose(evaluations: Sequence[Evaluation], tolerance: float = 1.0) -> Evaluation:
+    """The most symmetric candidate that is not worse than the best beyond doubt.
+
+    A candidate qualifies when its validation loss exceeds the lowest one by at most ``tolerance`` standard errors of the
+    difference, which is taken sample by sample (all candidates saw the same validation samples, so most of the
+    noise cancels). Among those the largest symmetry group wins, then the fewest parameters, then the loss.
+    """
+    sound = [e for e in evaluations if not e.diverged]
+    best = min(sound, key=lambda e: e.loss)
+
+    def qualifies(e: Evaluation) -> bool:
+        difference = e.losses - best.losses
+        return float(difference.mean()) <= tolerance * float(difference.std()) / np.sqrt(len(difference))
+
+    return min(
+        (e for e in sound if qualifies(e)),
+        key=lambda e: (-e.architecture.symmetry.order, e.architecture.n_parameters, e.loss),
+    )
+
+
+class Search(BaseEstimator, ABC):
+    """Base of all searches: a state that is asked and told.
+
+    The constructor's parameters are settings, which scikit-learn's ``get_params``, ``set_params`` and ``clone`` see. `start`
+    makes the state: the population, the generation, and the records of everything that was tried.
+    """
+
+    tolerance: float = 1.0
+
+    def start(self, architecture: Architecture, epochs: float, training: TrainingSettings, seed: int) -> Self:
+        """Begin a search.
+
+        Parameters
+        ----------
+        architecture : Architecture
+            Where to start: constrained to the whole search group in every layer.
+        epochs : float
+            The length of a full training, to which the search's own are in proportion.
+        training : TrainingSettings
+            How a full training is done.
+        seed : int
+        """
+        self.architecture_ = architecture
+        self.epochs_ = float(epochs)
+        self.training_ = training
+        self.seed_ = int(seed)
+        self.generation_ = 0
+        self.population_: list[Evaluation] = []
+        self.records_: list[dict[str, Any]] = []
+        self.shares_: dict[str, dict[str, float]] | None = None
+        return self
+
+    def ask(self) -> list[Proposal]:
+        """What to train and evaluate next; an empty list when the search is over."""
+        first = len(self.records_)
+        seed = int(self._rng("batches").integers(2**31))
+        return [
+            Proposal(first + i, parent, self.generation_, architecture, epochs, training, seed)
+            for i, (parent, architecture, epochs, training) in enumerate(self._propose())
+        ]
+
+    def tell(self, evaluations: Sequence[Evaluation]) -> None:
+        """Take the evaluations of what was asked, in the same order."""
+        self.records_ += [e.record() for e in evaluations]
+        sound = [e for e in evaluations if not e.diverged]
+        self.shares_ = next((e.network.shares() for e in sound if e.architecture.is_mixed), self.shares_)
+        self.population_ = self._survivors(sound)
+        self.generation_ += 1
+
+    def result(self) -> Evaluation | None:
+        """The chosen candidate: the most symmetric within the tolerance of the best. None before the first `tell`."""
+        return choose(self.population_, self.tolerance) if self.population_ else None
+
+    @abstractmethod
+    def _propose(self) -> list[tuple[int | None, Architecture, float, TrainingSettings]]:
+        """Parent number, architecture, epochs and training of each proposal of this generation."""
+
+    def _survivors(self, evaluations: list[Evaluation]) -> list[Evaluation]:
+        """Who stays in the population after a generation."""
+        return evaluations
+
+    def _rng(self, purpose: str) -> np.random.Generator:
+        """A generator that depends on the seed, the generation and the purpose alone, so that resuming changes nothing."""
+        return np.random.default_rng([self.seed_, self.generation_, *purpose.encode()])
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write settings and state to one safetensors file, which holds arrays and JSON and nothing executable."""
+        tensors: dict[str, torch.Tensor] = {}
+        for e in self.population_:
+            prefix = f"{e.proposal.number}/"
+            tensors |= {f"{prefix}network/{k}": v.contiguous() for k, v in e.network.state_dict().items()}
+            tensors |= {f"{prefix}losses": torch.from_numpy(e.losses), f"{prefix}errors": torch.from_numpy(e.errors)}
+        state = {
+            "search": type(self).__name__,
+            "settings": self.get_params(),
+            "architecture": self.architecture_.to_dict(),
+            "epochs": self.epochs_,
+            "training": asdict(self.training_),
+            "seed": self.seed_,
+            "generation": self.generation_,
+            "records": self.records_,
+            "shares": self.shares_,
+            "population": [
+                {
+                    **vars(e.proposal),
+                    "architecture": e.architecture.to_dict(),
+                    "training": asdict(e.proposal.training),
+                    "seconds": e.seconds,
+                }
+                for e in self.population_
+            ],
+        }
+        save_file(tensors, path, metadata={"skequinas_search": json.dumps(state)})
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> Self:
+        """Read a search of this class back from a file that `save` wrote."""
+        with safe_open(path, framework="pt") as file:
+            state = json.loads((file.metadata() or {}).get("skequinas_search", "{}"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if state.get("search") != cls.__name__:
+            raise ValueError(f"path={str(path)!r} holds {state.get('search', 'no search')}, not {cls.__name__}.")
+        search = cls(**state["settings"])
+        architecture = Architecture.from_dict(state["architecture"])
+        search.start(architecture, state["epochs"], TrainingSettings(**state["training"]), state["seed"])
+        search.generation_, search.records_, search.shares_ = state["generation"], state["records"], state["shares"]
+        for values in state["population"]:
+            seconds = values.pop("seconds")
+            values["architecture"] = Architecture.from_dict(values["architecture"])
+            proposal = Proposal(**values | {"training": TrainingSettings(**values["training"])})
+            prefix = f"{proposal.number}/"
+            own = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+            network = EquivariantNetwork(proposal.architecture)
+            network.load_state_dict({k.removeprefix("network/"): t for k, t in own.items() if k.startswith("network/")})
+            search.population_.append(
+                Evaluation(proposal, network, own["losses"].numpy(), own["errors"].numpy(), seconds)
+            )
+        return search

@@ -1,0 +1,132 @@
+"""EquiNAS_E: evolution by equivariance relaxation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from skequinas.groups import Subgroup
+from skequinas.networks import Architecture
+from skequinas.search.base import Evaluation, Search
+from skequinas.training import TrainingSettings
+
+__all__ = ["EvolutionarySearch", "pareto_front"]
+
+
+class EvolutionarySearch(Search):
+    """EquiNAS_E: relax the constraints of a fully equivariant network one by one, and keep what pays.
+
+    Each generation, every parent yields itself, its head relaxed to smaller subgroups, and each earlier layer
+    relaxed to the constraint of the layer after it. Children inherit the weights through the equivariance
+    relaxation morphism, so they start from their parent's function. All are trained for a while on the same mini-batches. The
+    next parents are the Pareto front of validation error and number of parameters, filled up by validation error.
+
+    Parameters
+    ----------
+    n_generations : int, default=4
+        Generations of relaxations.
+    epochs_per_generation : float or None, default=None
+        How long all candidates of a generation are trained; None is an eighth of a full training.
+    warmup_epochs : float or None, default=None
+        How long the first network is trained before; None is a half of a full training.
+    population_size : int, default=4
+        Parents of a generation, at least; the Pareto front is never cut.
+    moves : {"maximal", "all"}, default="maximal"
+        Whether the head is relaxed to the maximal subgroups of its constraint, one step down the lattice at
+        a time, or to all proper subgroups at once.
+    revisit : bool, default=False
+        Whether a relaxation that was tried and did not survive may be tried again.
+    optimizer : {"adamw", "sgd"}, default="adamw"
+    learning_rate : float or None, default=None
+        None is a third of that of a full training.
+    schedule : {"one_cycle", "constant"}, default="one_cycle"
+        With "one_cycle" the rate rises and falls within each generation, so that candidates are compared at rest.
+    tolerance : float, default=1.0
+        The most symmetric candidate within so many standard errors of the best is chosen.
+
+    References
+    ----------
+    Maile, Wilson and Forré, Equivariance-aware Architectural Optimization of Neural Networks, ICLR 2023. Its
+    settings are ``EvolutionarySearch(n_generations=50, epochs_per_generation=0.2, warmup_epochs=0.2, population_size=5,
+    moves="all", revisit=True, optimizer="sgd", learning_rate=0.05, schedule="constant")``.
+    """
+
+    def __init__(
+        self,
+        n_generations: int = 4,
+        *,
+        epochs_per_generation: float | None = None,
+        warmup_epochs: float | None = None,
+        population_size: int = 4,
+        moves: str = "maximal",
+        revisit: bool = False,
+        optimizer: str = "adamw",
+        learning_rate: float | None = None,
+        schedule: str = "one_cycle",
+        tolerance: float = 1.0,
+    ) -> None:
+        self.n_generations = n_generations
+        self.epochs_per_generation = epochs_per_generation
+        self.warmup_epochs = warmup_epochs
+        self.population_size = population_size
+        self.moves = moves
+        self.revisit = revisit
+        self.optimizer = optimizer
+        self.learning_rate = learning_rate
+        self.schedule = schedule
+        self.tolerance = tolerance
+
+    def _propose(self) -> list[tuple[int | None, Architecture, float, TrainingSettings]]:
+        rate = self.training_.learning_rate / 3 if self.learning_rate is None else self.learning_rate
+        training = replace(
+            self.training_, learning_rate=rate, optimizer=self.optimizer, schedule=self.schedule
+        )
+        if self.generation_ == 0:
+            warmup = self.epochs_ / 2 if self.warmup_epochs is None else self.warmup_epochs
+            return [(None, self.architecture_, warmup, self.training_ if self.learning_rate is None else training)]
+        if self.generation_ > self.n_generations:
+            return []
+        epochs = self.epochs_ / 8 if self.epochs_per_generation is None else self.epochs_per_generation
+        children = self._children()
+        if not children and not self.revisit:
+            return []  # nothing is left to try
+        parents = [(e.proposal.number, e.architecture) for e in self.population_]
+        return [(number, architecture, epochs, training) for number, architecture in parents + children]
+
+    def _children(self) -> list[tuple[int, Architecture]]:
+        """New architectures with the number of the parent, each once."""
+        seen = {e.architecture for e in self.population_}
+        tried = set() if self.revisit else {record["constraints"] for record in self.records_}
+        children = []
+        for parent in self.population_:
+            for child in self._relaxations(parent.architecture):
+                if child not in seen and str(child) not in tried:
+                    seen.add(child)
+                    children.append((parent.proposal.number, child))
+        return children
+
+    def _relaxations(self, architecture: Architecture) -> Iterator[Architecture]:
+        """The head relaxed, then each earlier layer relaxed to the constraint of the next."""
+        constraints = architecture.constraints
+        head = constraints[-1]
+        assert isinstance(head, Subgroup)
+        for subgroup in head.maximal_subgroups if self.moves == "maximal" else head.subgroups[1:]:
+            yield architecture.relaxed(-1, subgroup)
+        for layer, (own, following) in enumerate(zip(constraints[:-1], constraints[1:], strict=True)):
+            if own != following:
+                assert isinstance(following, Subgroup)
+                yield architecture.relaxed(layer, following)
+
+    def _survivors(self, evaluations: list[Evaluation]) -> list[Evaluation]:
+        front = pareto_front(evaluations)
+        rest = sorted((e for e in evaluations if e not in front), key=lambda e: e.error)
+        return front + rest[: max(0, self.population_size - len(front))]
+
+
+def pareto_front(evaluations: list[Evaluation]) -> list[Evaluation]:
+    """Those that no other beats in both validation error and number of parameters, the smallest first."""
+    front: list[Evaluation] = []
+    for e in sorted(evaluations, key=lambda e: (e.architecture.n_parameters, e.error)):
+        if not front or e.error < front[-1].error:
+            front.append(e)
+    return front

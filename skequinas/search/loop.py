@@ -1,0 +1,103 @@
+"""The loop that asks a search, trains what it proposes, and tells it the results."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from sklearn.base import clone
+
+from skequinas.networks import EquivariantNetwork, inherit
+from skequinas.search.base import Evaluation, Proposal, Search
+from skequinas.search.baselines import NoSearch, RandomSearch
+from skequinas.search.differentiable import DifferentiableSearch
+from skequinas.search.evolutionary import EvolutionarySearch
+from skequinas.training import DataPart, DivergenceError, evaluate, train
+
+__all__ = ["SEARCHES", "resolve_search", "run_search"]
+
+logger = logging.getLogger(__name__)
+
+SEARCHES: dict[str, type[Search]] = {
+    "evolutionary": EvolutionarySearch,
+    "differentiable": DifferentiableSearch,
+    "random": RandomSearch,
+    "none": NoSearch,
+}
+
+
+def resolve_search(search: str | Search) -> Search:
+    """A search of that name with its default settings, or a fresh copy of a search object."""
+    if isinstance(search, Search):
+        return clone(search)
+    if search not in SEARCHES:
+        names = ", ".join(repr(name) for name in SEARCHES)
+        raise ValueError(f"search={search!r} is unknown. Use one of {names}, or a search object such as EvolutionarySearch().")
+    return SEARCHES[search]()
+
+
+def run_search(
+    search: Search, data: DataPart, validation: DataPart, on_step: Callable[[Proposal], None] | None = None
+) -> None:
+    """Drive a started search to its end.
+
+    A candidate whose loss is no longer finite is dropped, and the search goes on.
+
+    Raises
+    ------
+    DivergenceError
+        When every candidate of a generation diverged.
+    """
+    while proposals := search.ask():
+        parents = {e.proposal.number: e.network for e in search.population_}
+        evaluations = [_evaluation(p, parents, data, validation, on_step) for p in proposals]
+        search.tell(evaluations)
+        if not search.population_:
+            raise DivergenceError(
+                f"All {len(proposals)} candidates of generation {search.generation_ - 1} diverged: the training loss became NaN or "
+                f"infinite. Reduce learning_rate={proposals[0].training.learning_rate:g}, or scale X and y."
+            )
+
+
+def _evaluation(
+    proposal: Proposal,
+    parents: dict[int, EquivariantNetwork],
+    data: DataPart,
+    validation: DataPart,
+    on_step: Callable[[Proposal], None] | None,
+) -> Evaluation:
+    started = time.perf_counter()
+    if proposal.parent is None:
+        generator = torch.Generator().manual_seed(proposal.seed)
+        network = EquivariantNetwork(proposal.architecture, generator).to(data.images.device)
+    else:
+        network = inherit(parents[proposal.parent], proposal.architecture)
+    try:
+        train(
+            network,
+            data,
+            proposal.training,
+            proposal.epochs,
+            seed=proposal.seed,
+            alpha_data=validation,
+            on_step=None if on_step is None else lambda: on_step(proposal),
+        )
+        losses, errors = evaluate(network, validation)
+    except DivergenceError as error:
+        logger.info("candidate %d (%s) dropped: %s", proposal.number, proposal.architecture, error)
+        losses, errors = (np.full(len(validation), np.inf) for _ in range(2))
+    evaluation = Evaluation(proposal, network, losses, errors, time.perf_counter() - started)
+    logger.info(
+        "generation %d, candidate %d: %s, %d parameters, validation error %.4f, loss %.4f, %.1f s",
+        proposal.generation,
+        proposal.number,
+        proposal.architecture,
+        proposal.architecture.n_parameters,
+        evaluation.error,
+        evaluation.loss,
+        evaluation.seconds,
+    )
+    return evaluation

@@ -1,0 +1,105 @@
+"""What was learned about the symmetry of a task, and what can be measured of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from skequinas.filters import transform_images
+from skequinas.groups import PointGroup
+
+__all__ = ["LearnedSymmetry", "measured_change"]
+
+
+@dataclass(frozen=True)
+class LearnedSymmetry:
+    """The symmetry that a fitted model is constrained to, layer by layer, and what was measured.
+
+    Parameters
+    ----------
+    search_group : str
+        The group in which the search looked.
+    group : str
+        The group to which the fitted function is constrained: it cannot change under its elements.
+    constraints : dict
+        From the name of each layer ("layer 1", ..., "head") to the name of its constraint.
+    measured_change : dict
+        From the name of each element of the search group to how much the output changes when the images are moved by it,
+        relative to how much it varies between images: root mean square over held-out images (all images where none
+        were held out). 0 is no change; about 1.4 is as different as another image's output.
+    layer_weights : dict or None
+        After a differentiable search: from the name of each layer to a dict with the learned share of every subgroup.
+    """
+
+    search_group: str
+    group: str
+    constraints: Mapping[str, str]
+    measured_change: Mapping[str, float]
+    layer_weights: Mapping[str, Mapping[str, float]] | None = None
+
+    def __str__(self) -> str:
+        layers = ", ".join(f"{layer} {constraint}" for layer, constraint in self.constraints.items())
+        changes = ", ".join(f"{name} {change:.2g}" for name, change in self.measured_change.items() if name != "identity")
+        lines = [
+            f"{self.search_group} -> {self.group}: {describe(self.group)}",
+            f"  constraints: {layers}",
+            f"  measured change of the output: {changes or 'the group has no other element'}",
+        ]
+        if self.layer_weights is not None:
+            lines.append("  learned shares:")
+            for layer, shares in self.layer_weights.items():
+                text = ", ".join(f"{name} {share:.2f}" for name, share in shares.items())
+                lines.append(f"    {layer}: {text}")
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+
+def describe(name: str) -> str:
+    """A symmetry group in a few plain words."""
+    group = PointGroup.from_name(name)
+    if group.order == 1:
+        return "no symmetry is built in"
+    turns = {1: "", 2: "half turns", 4: "quarter turns"}.get(group.n_rotations, f"turns by 360/{group.n_rotations} degrees")
+    if not group.mirrors:
+        return f"unchanged by {turns}"
+    angles = ", ".join(f"{float(group.angle(e)):g}" for e in group.elements if group.is_mirror(e))
+    mirrors = f"mirrors with the axis at {angles} degrees"
+    return f"unchanged by {turns} and {mirrors}" if turns else f"unchanged by {mirrors}"
+
+
+def measured_change(
+    function: Callable[[Tensor], Tensor], images: Tensor, group: PointGroup, batch_size: int = 256
+) -> dict[str, float]:
+    """How much the output of a function changes under every element of a group, relative to its variation.
+
+    Parameters
+    ----------
+    function : callable
+        From square images (n, channels, size, size) to outputs (n, n_outputs).
+    images : Tensor of shape (n, channels, size, size)
+    group : PointGroup
+        One that maps the pixel grid to itself.
+
+    Returns
+    -------
+    dict
+        From element names to the root mean square change over the root mean square deviation from the mean output. Where
+        the outputs do not vary it is 0 for no change, else infinity.
+    """
+
+    def outputs(element: int) -> Tensor:
+        with torch.inference_mode():
+            return torch.cat([function(transform_images(x, group, element)) for x in images.split(batch_size)]).double()
+
+    still = outputs(0)
+    variation = float((still - still.mean(0)).square().sum(1).mean().sqrt())
+
+    def change(element: int) -> float:
+        moved = float((outputs(element) - still).square().sum(1).mean().sqrt()) if element else 0.0
+        return moved / variation if variation else (0.0 if moved == 0 else float("inf"))
+
+    return {group.element_name(g): change(g) for g in group.elements}

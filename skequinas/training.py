@@ -1,0 +1,287 @@
+"""One training loop for everything: fixed networks, the candidates of a search, mixed networks, the final fit."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+__all__ = ["DataPart", "DivergenceError", "Objective", "TrainingSettings", "evaluate", "resolve_device", "train"]
+
+_EVALUATION_BATCH = 256
+
+
+class DivergenceError(ArithmeticError):
+    """The training loss became NaN or infinite."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a network is trained for: a differentiable loss, and the error that counts, of every sample."""
+
+    loss: Callable[[Tensor, Tensor], Tensor]
+    error: Callable[[Tensor, Tensor], Tensor]
+
+
+def _cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(outputs, targets, reduction="none")
+
+
+def _misclassified(outputs: Tensor, targets: Tensor) -> Tensor:
+    return (outputs.argmax(1) != targets).to(outputs.dtype)
+
+
+def _squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
+    return F.mse_loss(outputs, targets, reduction="none").mean(1)
+
+
+CLASSIFICATION = Objective(_cross_entropy, _misclassified)
+REGRESSION = Objective(_squared_error, _squared_error)
+
+
+@dataclass(frozen=True)
+class DataPart:
+    """Images and targets on the device, raw as they came, and how a batch of them becomes an input."""
+
+    images: Tensor
+    targets: Tensor
+    preprocess: nn.Module
+    objective: Objective
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Inputs and targets of some rows."""
+        return self.preprocess(self.images[rows]), self.targets[rows]
+
+    def subset(self, rows: NDArray[np.int64]) -> DataPart:
+        """The part that holds these rows."""
+        index = torch.from_numpy(rows).to(self.images.device)
+        return DataPart(self.images[index], self.targets[index], self.preprocess, self.objective)
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How to train.
+
+    Parameters
+    ----------
+    learning_rate : float
+        The rate, or the highest rate of the one-cycle schedule.
+    optimizer : {"adamw", "sgd"}
+        SGD has Nesterov momentum 0.9.
+    schedule : {"one_cycle", "constant"}
+        "one_cycle" rises for a quarter of the steps and falls to nearly zero with a cosine.
+    batch_size : int
+        Images in a mini-batch; the batches of an epoch differ in size by one at most.
+    weight_decay : float
+        The decoupled weight decay of AdamW, or that of SGD.
+    alpha_learning_rate : float
+        The rate of Adam for the logits of mixed layers.
+    alpha_interval : int
+        Steps of the weights between two steps of the logits.
+    """
+
+    learning_rate: float = 1e-2
+    optimizer: str = "adamw"
+    schedule: str = "one_cycle"
+    batch_size: int = 64
+    weight_decay: float = 1e-2
+    alpha_learning_rate: float = 1e-2
+    alpha_interval: int = 1
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """The device of that name; "auto" is CUDA when it is available, else the CPU."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+        torch.empty(0, device=resolved)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device={device!r} is not available ({error}). Use 'auto' or 'cpu'.") from error
+    return resolved
+
+
+def train(
+    network: nn.Module,
+    data: DataPart,
+    settings: TrainingSettings,
+    epochs: float,
+    *,
+    seed: int,
+    validation: DataPart | None = None,
+    patience: int | None = None,
+    alpha_data: DataPart | None = None,
+    on_step: Callable[[], None] | None = None,
+) -> list[dict[str, float]]:
+    """Train a network in place.
+
+    Parameters
+    ----------
+    network : Module
+    data : DataPart
+        What the weights are trained on.
+    settings : TrainingSettings
+    epochs : float
+        Passes over the data; a fraction is allowed, and at least one step is made.
+    seed : int
+        Fixes the order of the mini-batches.
+    validation : DataPart, optional
+        Evaluated after each epoch. The network ends with the weights of the best one.
+    patience : int, optional
+        Stop after so many epochs without a better validation loss.
+    alpha_data : DataPart, optional
+        Held-out data for the logits of mixed layers, in steps of their own. Without it they stay as they are.
+    on_step : callable, optional
+        Called after each step.
+
+    Returns
+    -------
+    list of dict
+        A row for each epoch: the losses, the validation error where there is one, the seconds so far.
+
+    Raises
+    ------
+    DivergenceError
+        When the loss is no longer finite.
+    """
+    parameters = dict(network.named_parameters())
+    alphas = [p for name, p in parameters.items() if name.endswith("logits")]
+    weights = [p for name, p in parameters.items() if not name.endswith("logits")]
+    optimizer = _optimizer(weights, settings)
+    per_epoch = max(1, round(len(data) / settings.batch_size))
+    n_steps = max(1, round(epochs * per_epoch))
+    schedule = _schedule(optimizer, settings, n_steps)
+    batches = _endless(data, settings.batch_size, seed)
+    alpha_step = None
+    if alphas and alpha_data is not None:
+        alpha_step = _AlphaStep(network, alphas, alpha_data, settings, seed)
+
+    log: list[dict[str, float]] = []
+    best, waited = _Best(), 0
+    started, epoch_loss, in_epoch = time.perf_counter(), torch.zeros((), device=data.images.device), 0
+    for step in range(1, n_steps + 1):
+        network.train()
+        inputs, targets = next(batches)
+        loss = data.objective.loss(network(inputs), targets).mean()
+        optimizer.zero_grad()
+        loss.backward(inputs=weights)
+        optimizer.step()
+        schedule.step()
+        epoch_loss += loss.detach()
+        in_epoch += 1
+        if alpha_step is not None and step % settings.alpha_interval == 0:
+            alpha_step()
+        if on_step is not None:
+            on_step()
+        if step % per_epoch and step < n_steps:
+            continue
+
+        row = {"epoch": step / per_epoch, "loss": float(epoch_loss) / in_epoch}
+        if not np.isfinite(row["loss"]):
+            raise DivergenceError(f"The training loss became {row['loss']} in epoch {row['epoch']:.3g}.")
+        epoch_loss.zero_()
+        in_epoch = 0
+        if validation is not None:
+            losses, errors = evaluate(network, validation)
+            row |= {"validation_loss": float(losses.mean()), "validation_error": float(errors.mean())}
+            waited = 0 if best.update(row["validation_loss"], network) else waited + 1
+        log.append(row | {"seconds": time.perf_counter() - started})
+        if patience is not None and waited >= patience:
+            break
+    best.restore(network)
+    return log
+
+
+def evaluate(network: nn.Module, data: DataPart) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The loss and the error of every sample, in eval mode."""
+    network.eval()
+    losses, errors = [], []
+    with torch.inference_mode():
+        for rows in torch.arange(len(data), device=data.images.device).split(_EVALUATION_BATCH):
+            inputs, targets = data.batch(rows)
+            outputs = network(inputs)
+            losses.append(data.objective.loss(outputs, targets))
+            errors.append(data.objective.error(outputs, targets))
+    return tuple(torch.cat(v).double().cpu().numpy() for v in (losses, errors))  # type: ignore[return-value]
+
+
+def _optimizer(weights: list[nn.Parameter], settings: TrainingSettings) -> torch.optim.Optimizer:
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(
+            weights, settings.learning_rate, momentum=0.9, nesterov=True, weight_decay=settings.weight_decay
+        )
+    return torch.optim.AdamW(weights, settings.learning_rate, weight_decay=settings.weight_decay)
+
+
+def _schedule(
+    optimizer: torch.optim.Optimizer, settings: TrainingSettings, n_steps: int
+) -> torch.optim.lr_scheduler.LambdaLR:
+    def one_cycle(step: int) -> float:
+        rise = 0.25 * n_steps
+        if step < rise:
+            return 0.05 + 0.95 * step / rise
+        return 0.5 * (1 + float(np.cos(np.pi * (step - rise) / (n_steps - rise))))
+
+    factor = one_cycle if settings.schedule == "one_cycle" else lambda step: 1.0
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+def _endless(data: DataPart, batch_size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Mini-batches, epoch after epoch, each in a new order."""
+    generator = torch.Generator().manual_seed(seed)
+    n_batches = max(1, round(len(data) / batch_size))
+    while True:
+        order = torch.randperm(len(data), generator=generator).to(data.images.device)
+        for rows in order.tensor_split(n_batches):
+            yield data.batch(rows)
+
+
+class _AlphaStep:
+    """One step of the logits of mixed layers, on held-out data, with the weights and batch norm's running statistics at rest."""
+
+    def __init__(
+        self, network: nn.Module, alphas: list[nn.Parameter], data: DataPart, settings: TrainingSettings, seed: int
+    ) -> None:
+        self.network, self.alphas, self.objective = network, alphas, data.objective
+        self.norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+        self.batches = _endless(data, settings.batch_size, seed)
+        self.optimizer = torch.optim.Adam(alphas, lr=settings.alpha_learning_rate)
+
+    def __call__(self) -> None:
+        momenta = [m.momentum for m in self.norms]
+        for m in self.norms:
+            m.momentum = 0.0
+        inputs, targets = next(self.batches)
+        loss = self.objective.loss(self.network(inputs), targets).mean()
+        for m, momentum in zip(self.norms, momenta, strict=True):
+            m.momentum = momentum
+        self.optimizer.zero_grad()
+        loss.backward(inputs=self.alphas)
+        self.optimizer.step()
+
+
+class _Best:
+    """The weights with the lowest validation loss so far."""
+
+    def __init__(self) -> None:
+        self.loss, self.state = np.inf, None
+
+    def update(self, loss: float, network: nn.Module) -> bool:
+        better = loss < self.loss
+        if better:
+            self.loss, self.state = loss, copy.deepcopy(network.state_dict())
+        return better
+
+    def restore(self, network: nn.Module) -> None:
+        if self.state is not None:
+            network.load_state_dict(self.state)
