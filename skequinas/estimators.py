@@ -232,6 +232,7 @@ class _EquivariantNAS(BaseEstimator, ABC):
             dict(zip(self.architecture_.layer_names, self.architecture_.constraint_names, strict=True)),
             measured_change(self._respond, self.preprocessing_(held_out), self.architecture_.group),
             search.shares_,
+            search.evidence_,
         )
 
     @contextmanager

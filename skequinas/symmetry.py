@@ -32,6 +32,10 @@ class LearnedSymmetry:
         were held out). 0 is no change; about 1.4 is as different as another image's output.
     layer_weights : dict or None
         After a differentiable search: from the name of each layer to a dict with the learned share of every subgroup.
+    evidence : dict or None
+        From the name of every subgroup to the increase of the validation loss, with its standard error, when
+        the outputs of a network that is free to break all symmetries are averaged over it. An increase of several standard errors
+        says that the task does not have this symmetry. None after searches without such a network.
     """
 
     search_group: str
@@ -39,6 +43,7 @@ class LearnedSymmetry:
     constraints: Mapping[str, str]
     measured_change: Mapping[str, float]
     layer_weights: Mapping[str, Mapping[str, float]] | None = None
+    evidence: Mapping[str, tuple[float, float]] | None = None
 
     def __str__(self) -> str:
         layers = ", ".join(f"{layer} {constraint}" for layer, constraint in self.constraints.items())
@@ -48,6 +53,9 @@ class LearnedSymmetry:
             f"  constraints: {layers}",
             f"  measured change of the output: {changes or 'the group has no other element'}",
         ]
+        if self.evidence is not None:
+            text = ", ".join(f"{name} {mean:+.3f} ± {se:.3f}" for name, (mean, se) in self.evidence.items())
+            lines.append(f"  validation loss when averaged over each symmetry: {text}")
         if self.layer_weights is not None:
             lines.append("  learned shares:")
             for layer, shares in self.layer_weights.items():

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 __all__ = ["DataPart", "DivergenceError", "Objective", "TrainingSettings", "evaluate", "resolve_device", "train"]
 
-_EVALUATION_BATCH = 256
+EVALUATION_BATCH = 256
 
 
 class DivergenceError(ArithmeticError):
@@ -207,7 +207,7 @@ def evaluate(network: nn.Module, data: DataPart) -> tuple[NDArray[np.float64], N
     network.eval()
     losses, errors = [], []
     with torch.inference_mode():
-        for rows in torch.arange(len(data), device=data.images.device).split(_EVALUATION_BATCH):
+        for rows in torch.arange(len(data), device=data.images.device).split(EVALUATION_BATCH):
             inputs, targets = data.batch(rows)
             outputs = network(inputs)
             losses.append(data.objective.loss(outputs, targets))
@@ -220,7 +220,7 @@ def _optimizer(weights: list[nn.Parameter], settings: TrainingSettings) -> torch
         return torch.optim.SGD(
             weights, settings.learning_rate, momentum=0.9, nesterov=True, weight_decay=settings.weight_decay
         )
-    return torch.optim.AdamW(weights, settings.learning_rate, weight_decay=settings.weight_decay)
+    return torch.optim.AdamW(weights, settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
 
 
 def _schedule(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from os import PathLike
 from typing import Any, Self
 
@@ -20,7 +20,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from sklearn.base import BaseEstimator
 
+from skequinas.groups import Subgroup
 from skequinas.networks import Architecture, EquivariantNetwork
+from skequinas.search.evidence import Increase, largest_accepted
 from skequinas.training import TrainingSettings
 
 __all__ = ["Evaluation", "Proposal", "Search", "choose"]
@@ -43,6 +45,8 @@ class Proposal:
     training : TrainingSettings
     seed : int
         For the mini-batches, the same for all proposals of a generation, and for the weights where there is no parent.
+    probe : bool, default=False
+        Whether to measure how averaging the outputs over every subgroup changes the loss.
     """
 
     number: int
@@ -52,17 +56,19 @@ class Proposal:
     epochs: float
     training: TrainingSettings
     seed: int
+    probe: bool = False
 
 
 @dataclass(eq=False)
 class Evaluation:
-    """A trained proposal, with the loss and the error of every validation sample."""
+    """A trained proposal, with the loss and the error of every validation sample, and the evidence if it is a probe."""
 
     proposal: Proposal
     network: EquivariantNetwork
     losses: NDArray[np.float64]
     errors: NDArray[np.float64]
     seconds: float
+    evidence: dict[str, Increase] | None = None
 
     @property
     def architecture(self) -> Architecture:
@@ -130,6 +136,7 @@ class Search(BaseEstimator, ABC):
     """
 
     tolerance: float = 1.0
+    rejection: float = 2.0
 
     def start(self, architecture: Architecture, epochs: float, training: TrainingSettings, seed: int) -> Self:
         """Begin a search.
@@ -152,15 +159,15 @@ class Search(BaseEstimator, ABC):
         self.population_: list[Evaluation] = []
         self.records_: list[dict[str, Any]] = []
         self.shares_: dict[str, dict[str, float]] | None = None
+        self.evidence_: dict[str, Increase] | None = None
         return self
 
     def ask(self) -> list[Proposal]:
         """What to train and evaluate next; an empty list when the search is over."""
-        first = len(self.records_)
         seed = int(self._rng("batches").integers(2**31))
         return [
-            Proposal(first + i, parent, self.generation_, architecture, epochs, training, seed)
-            for i, (parent, architecture, epochs, training) in enumerate(self._propose())
+            replace(p, number=len(self.records_) + i, generation=self.generation_, seed=seed)
+            for i, p in enumerate(self._propose())
         ]
 
     def tell(self, evaluations: Sequence[Evaluation]) -> None:
@@ -168,16 +175,42 @@ class Search(BaseEstimator, ABC):
         self.records_ += [e.record() for e in evaluations]
         sound = [e for e in evaluations if not e.diverged]
         self.shares_ = next((e.network.shares() for e in sound if e.architecture.is_mixed), self.shares_)
+        self.evidence_ = next((e.evidence for e in sound if e.evidence is not None), self.evidence_)
         self.population_ = self._survivors(sound)
         self.generation_ += 1
 
+    @property
+    def symmetry_(self) -> Subgroup | None:
+        """The largest symmetry that the evidence does not reject; None without evidence."""
+        if self.evidence_ is None:
+            return None
+        return largest_accepted(self.architecture_.group, self.evidence_, self.rejection)
+
     def result(self) -> Evaluation | None:
-        """The chosen candidate: the most symmetric within the tolerance of the best. None before the first `tell`."""
-        return choose(self.population_, self.tolerance) if self.population_ else None
+        """The chosen candidate, or None before the first `tell`.
+
+        It is the most symmetric within the tolerance of the best, among those with the symmetry that the evidence calls
+        for where there is evidence.
+        """
+        called_for = [e for e in self.population_ if e.architecture.symmetry == self.symmetry_]
+        candidates = called_for or self.population_
+        return choose(candidates, self.tolerance) if candidates else None
+
+    def _proposal(
+        self,
+        architecture: Architecture,
+        epochs: float,
+        training: TrainingSettings,
+        parent: Evaluation | None = None,
+        probe: bool = False,
+    ) -> Proposal:
+        """A proposal whose number, generation and seed `ask` fills in."""
+        number = None if parent is None else parent.proposal.number
+        return Proposal(0, number, 0, architecture, epochs, training, 0, probe)
 
     @abstractmethod
-    def _propose(self) -> list[tuple[int | None, Architecture, float, TrainingSettings]]:
-        """Parent number, architecture, epochs and training of each proposal of this generation."""
+    def _propose(self) -> list[Proposal]:
+        """The proposals of this generation, made with `_proposal`."""
 
     def _survivors(self, evaluations: list[Evaluation]) -> list[Evaluation]:
         """Who stays in the population after a generation."""
@@ -204,6 +237,7 @@ class Search(BaseEstimator, ABC):
             "generation": self.generation_,
             "records": self.records_,
             "shares": self.shares_,
+            "evidence": self.evidence_,
             "population": [
                 {
                     **vars(e.proposal),
@@ -228,6 +262,8 @@ class Search(BaseEstimator, ABC):
         architecture = Architecture.from_dict(state["architecture"])
         search.start(architecture, state["epochs"], TrainingSettings(**state["training"]), state["seed"])
         search.generation_, search.records_, search.shares_ = state["generation"], state["records"], state["shares"]
+        if state["evidence"] is not None:
+            search.evidence_ = {name: Increase(*values) for name, values in state["evidence"].items()}
         for values in state["population"]:
             seconds = values.pop("seconds")
             values["architecture"] = Architecture.from_dict(values["architecture"])

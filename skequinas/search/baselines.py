@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from skequinas.networks import Architecture
-from skequinas.search.base import Evaluation, Search
+from skequinas.search.base import Evaluation, Proposal, Search
 from skequinas.search.evolutionary import EvolutionarySearch
-from skequinas.training import TrainingSettings
 
 __all__ = ["NoSearch", "RandomSearch"]
 
@@ -13,26 +12,51 @@ __all__ = ["NoSearch", "RandomSearch"]
 class NoSearch(Search):
     """No search: the architecture stays constrained to the whole group."""
 
-    def _propose(self) -> list[tuple[int | None, Architecture, float, TrainingSettings]]:
+    def _propose(self) -> list[Proposal]:
         return []
 
 
 class RandomSearch(EvolutionarySearch):
     """Random relaxations and random survivors, with the moves and the budget of the evolutionary search.
 
-    Each generation holds as many candidates as a population of the evolutionary search usually has with its children; the
-    survivors are drawn at random, whatever their error. The final choice is the same as there.
+    There is no probe; the time that it would take goes into candidates. Each generation trains at most as many of them as a guided
+    evolutionary search does on average. The survivors are drawn at random, whatever their error. The final choice
+    is made as there, without evidence.
 
     Parameters
     ----------
-    n_generations, epochs_per_generation, warmup_epochs, population_size, moves, revisit, optimizer, learning_rate, \
-schedule, tolerance
-        As in `EvolutionarySearch`.
+    n_generations : int, default=3
+    epochs_per_generation : float or None, default=None
+    warmup_epochs : float or None, default=None
+    population_size : int, default=4
+    moves : {"maximal", "all"}, default="maximal"
+    tolerance : float, default=1.0
+        All as in `EvolutionarySearch`.
     """
 
-    def _children(self) -> list[tuple[int, Architecture]]:
+    def __init__(
+        self,
+        n_generations: int = 3,
+        *,
+        epochs_per_generation: float | None = None,
+        warmup_epochs: float | None = None,
+        population_size: int = 4,
+        moves: str = "maximal",
+        tolerance: float = 1.0,
+    ) -> None:
+        super().__init__(
+            n_generations,
+            epochs_per_generation=epochs_per_generation,
+            warmup_epochs=warmup_epochs,
+            population_size=population_size,
+            guided=False,
+            moves=moves,
+            tolerance=tolerance,
+        )
+
+    def _children(self) -> list[tuple[Evaluation, Architecture]]:
         children = super()._children()
-        n = min(len(children), 2 * self.population_size)
+        n = min(len(children), self.population_size)
         chosen = self._rng("children").choice(len(children), size=n, replace=False) if n else []
         return [children[i] for i in sorted(chosen)]
 

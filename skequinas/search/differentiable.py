@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import torch
-
 from skequinas.groups import Subgroup
-from skequinas.layers import MixedGroupConv2d
-from skequinas.networks import Architecture
-from skequinas.search.base import Evaluation, Search
-from skequinas.training import TrainingSettings
+from skequinas.layers import EquivariantConv2d, MixedGroupConv2d
+from skequinas.search.base import Evaluation, Proposal, Search
 
 __all__ = ["DifferentiableSearch"]
 
@@ -20,18 +16,23 @@ class DifferentiableSearch(Search):
 
     In the first stage every layer mixes kernels constrained to all subgroups of the group, in shares
     softmax(alpha). Weights are trained on the training part and alphas on the validation part, in alternating steps.
-    In the second stage the learned mixture is turned into constraints, for each subgroup H of the group: a layer gets the largest
-    subgroup containing H that at least half of its mixture obeys, its kernel is projected, and the network is trained for
-    a little longer. The most symmetric one that is not worse than the best beyond the tolerance is the result.
+
+    In the second stage (not in the paper) the learned mixture is turned into constraints. Averaging its outputs over each subgroup
+    tells which symmetries the data reject, see `skequinas.search.evidence`; the function is to have the largest H that
+    is not. The layers are constrained in up to three ways: all to G but for the head; each to the largest subgroup containing H
+    that at least half of its mixture obeys; all to H. Their kernels are projected, the networks are trained for a
+    little longer, and the most symmetric one within the tolerance of the best is the result.
 
     Parameters
     ----------
     mixture_epochs : float or None, default=None
-        Length of the first stage; None is that of a full training.
+        Length of the first stage; None is half of a full training.
     epochs_per_generation : float or None, default=None
-        Length of the training after tightening; None is an eighth of a full training.
+        Length of the training after tightening; None is a quarter of a full training.
     learning_rate : float or None, default=None
-        For the weights of the mixture (Adam); None is a third of that of a full training.
+        For the weights (Adam); None is that of a full training.
+    schedule : {"one_cycle", "constant"}, default="one_cycle"
+        For the weights of the mixture.
     alpha_learning_rate : float, default=0.01
         For the alphas (Adam).
     alpha_interval : int, default=4
@@ -40,12 +41,14 @@ class DifferentiableSearch(Search):
         False makes the learned mixture itself the result, as in the paper.
     tolerance : float, default=1.0
         The most symmetric candidate within so many standard errors of the best is chosen.
+    rejection : float, default=2.0
+        The data reject a symmetry when averaging over it raises the validation loss by more than so many standard errors.
 
     References
     ----------
     Maile, Wilson and Forré, Equivariance-aware Architectural Optimization of Neural Networks, ICLR 2023. Its
-    settings are ``DifferentiableSearch(mixture_epochs=50, learning_rate=1e-3, alpha_learning_rate=1e-3, alpha_interval=1,
-    discretize=False)``.
+    settings are ``DifferentiableSearch(mixture_epochs=50, learning_rate=1e-3, schedule="constant", alpha_learning_rate=1e-3,
+    alpha_interval=1, discretize=False)``.
     """
 
     def __init__(
@@ -54,51 +57,55 @@ class DifferentiableSearch(Search):
         *,
         epochs_per_generation: float | None = None,
         learning_rate: float | None = None,
+        schedule: str = "one_cycle",
         alpha_learning_rate: float = 0.01,
         alpha_interval: int = 4,
         discretize: bool = True,
         tolerance: float = 1.0,
+        rejection: float = 2.0,
     ) -> None:
         self.mixture_epochs = mixture_epochs
         self.epochs_per_generation = epochs_per_generation
         self.learning_rate = learning_rate
+        self.schedule = schedule
         self.alpha_learning_rate = alpha_learning_rate
         self.alpha_interval = alpha_interval
         self.discretize = discretize
         self.tolerance = tolerance
+        self.rejection = rejection
 
-    def _propose(self) -> list[tuple[int | None, Architecture, float, TrainingSettings]]:
-        rate = self.training_.learning_rate / 3 if self.learning_rate is None else self.learning_rate
+    def _propose(self) -> list[Proposal]:
+        rate = self.training_.learning_rate if self.learning_rate is None else self.learning_rate
         training = replace(self.training_, learning_rate=rate)
+        start, group = self.architecture_, self.architecture_.group
         if self.generation_ == 0:
-            mixed = self.architecture_.with_constraints((self.architecture_.group.subgroups,) * self.architecture_.n_layers)
+            mixed = start.with_constraints((group.subgroups,) * start.n_layers)
             training = replace(
                 training,
-                schedule="constant",
-                weight_decay=0.0,
+                schedule=self.schedule,
+                weight_decay=0.0,  # the norms of a mixture's weights are fixed
                 alpha_learning_rate=self.alpha_learning_rate,
                 alpha_interval=self.alpha_interval,
             )
-            return [(None, mixed, self.epochs_ if self.mixture_epochs is None else self.mixture_epochs, training)]
+            epochs = self.epochs_ / 2 if self.mixture_epochs is None else self.mixture_epochs
+            return [self._proposal(mixed, epochs, training, probe=True)]
         if self.generation_ > 1 or not self.discretize or not self.population_:
             return []
-        epochs = self.epochs_ / 8 if self.epochs_per_generation is None else self.epochs_per_generation
-        mixture = self.population_[0]
-        return [
-            (mixture.proposal.number, self._tightened(mixture, h), epochs, training)
-            for h in self.architecture_.group.subgroups
-        ]
+        mixture, symmetry = self.population_[0], self.symmetry_
+        assert symmetry is not None
+        n_hidden = start.n_layers - 1
+        ways = [(group.whole,) * n_hidden, self._majorities(mixture, symmetry), (symmetry,) * n_hidden]
+        architectures = dict.fromkeys(start.with_constraints((*way, symmetry)) for way in ways)
+        epochs = self.epochs_ / 4 if self.epochs_per_generation is None else self.epochs_per_generation
+        return [self._proposal(architecture, epochs, training, mixture) for architecture in architectures]
 
-    def _tightened(self, mixture: Evaluation, symmetry: Subgroup) -> Architecture:
-        """Constraints with the given intersection, each as large as a majority of the layer's mixture."""
-        constraints: list[Subgroup] = []
-        for layer in mixture.network.convolutions[:-1]:
+    def _majorities(self, mixture: Evaluation, symmetry: Subgroup) -> tuple[Subgroup, ...]:
+        """For each hidden layer the largest subgroup that contains the symmetry and that half of the mixture obeys."""
+
+        def largest(layer: EquivariantConv2d) -> Subgroup:
             assert isinstance(layer, MixedGroupConv2d)
-            shares = layer.shares().tolist()
+            shares = dict(zip(layer.constraints, layer.shares().tolist(), strict=True))
+            support = {k: sum(share for h, share in shares.items() if k <= h) for k in shares if symmetry <= k}
+            return max((k for k in support if support[k] >= 0.5), key=lambda k: (k.order, support[k]), default=symmetry)
 
-            def support(k: Subgroup, layer: MixedGroupConv2d = layer, shares: list[float] = shares) -> float:
-                return sum(share for h, share in zip(layer.constraints, shares, strict=True) if k <= h)
-
-            larger = [k for k in layer.constraints if symmetry <= k and support(k) >= 0.5]
-            constraints.append(max(larger, key=lambda k: (k.order, support(k)), default=symmetry))
-        return self.architecture_.with_constraints((*constraints, symmetry))
+        return tuple(largest(layer) for layer in mixture.network.convolutions[:-1])

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from skequinas.groups import Subgroup
 from skequinas.networks import Architecture
-from skequinas.search.base import Evaluation, Search
+from skequinas.search.base import Evaluation, Proposal, Search
 from skequinas.training import TrainingSettings
 
 __all__ = ["EvolutionarySearch", "pareto_front"]
@@ -21,80 +21,102 @@ class EvolutionarySearch(Search):
     relaxation morphism, so they start from their parent's function. All are trained for a while on the same mini-batches. The
     next parents are the Pareto front of validation error and number of parameters, filled up by validation error.
 
+    A guided search (not in the paper) also trains one unconstrained network from the start and asks it which symmetries
+    the data reject, see `skequinas.search.evidence`. The head is then relaxed to just the largest symmetry that is not rejected, and
+    the generations are spent on which layers have to follow.
+
     Parameters
     ----------
-    n_generations : int, default=4
+    n_generations : int, default=3
         Generations of relaxations.
     epochs_per_generation : float or None, default=None
         How long all candidates of a generation are trained; None is an eighth of a full training.
     warmup_epochs : float or None, default=None
-        How long the first network is trained before; None is a half of a full training.
+        How long the first network, and the unconstrained one, are trained before; None is a half of a full training.
     population_size : int, default=4
         Parents of a generation, at least; the Pareto front is never cut.
+    guided : bool, default=True
+        False explores all symmetries by relaxation alone, and chooses by validation loss.
     moves : {"maximal", "all"}, default="maximal"
-        Whether the head is relaxed to the maximal subgroups of its constraint, one step down the lattice at
-        a time, or to all proper subgroups at once.
+        In a search that is not guided: whether the head is relaxed to the maximal subgroups of its constraint, one step down
+        the lattice at a time, or to all proper subgroups at once.
     revisit : bool, default=False
         Whether a relaxation that was tried and did not survive may be tried again.
     optimizer : {"adamw", "sgd"}, default="adamw"
     learning_rate : float or None, default=None
-        None is a third of that of a full training.
+        None is that of a full training for the first networks, and 0.3 of it for the generations.
     schedule : {"one_cycle", "constant"}, default="one_cycle"
         With "one_cycle" the rate rises and falls within each generation, so that candidates are compared at rest.
     tolerance : float, default=1.0
         The most symmetric candidate within so many standard errors of the best is chosen.
+    rejection : float, default=2.0
+        The data reject a symmetry when averaging over it raises the validation loss by more than so many standard errors.
 
     References
     ----------
     Maile, Wilson and Forré, Equivariance-aware Architectural Optimization of Neural Networks, ICLR 2023. Its
     settings are ``EvolutionarySearch(n_generations=50, epochs_per_generation=0.2, warmup_epochs=0.2, population_size=5,
-    moves="all", revisit=True, optimizer="sgd", learning_rate=0.05, schedule="constant")``.
+    guided=False, moves="all", revisit=True, optimizer="sgd", learning_rate=0.05, schedule="constant")``.
     """
 
     def __init__(
         self,
-        n_generations: int = 4,
+        n_generations: int = 3,
         *,
         epochs_per_generation: float | None = None,
         warmup_epochs: float | None = None,
         population_size: int = 4,
+        guided: bool = True,
         moves: str = "maximal",
         revisit: bool = False,
         optimizer: str = "adamw",
         learning_rate: float | None = None,
         schedule: str = "one_cycle",
         tolerance: float = 1.0,
+        rejection: float = 2.0,
     ) -> None:
         self.n_generations = n_generations
         self.epochs_per_generation = epochs_per_generation
         self.warmup_epochs = warmup_epochs
         self.population_size = population_size
+        self.guided = guided
         self.moves = moves
         self.revisit = revisit
         self.optimizer = optimizer
         self.learning_rate = learning_rate
         self.schedule = schedule
         self.tolerance = tolerance
+        self.rejection = rejection
 
-    def _propose(self) -> list[tuple[int | None, Architecture, float, TrainingSettings]]:
-        rate = self.training_.learning_rate / 3 if self.learning_rate is None else self.learning_rate
-        training = replace(
-            self.training_, learning_rate=rate, optimizer=self.optimizer, schedule=self.schedule
-        )
+    def _propose(self) -> list[Proposal]:
         if self.generation_ == 0:
-            warmup = self.epochs_ / 2 if self.warmup_epochs is None else self.warmup_epochs
-            return [(None, self.architecture_, warmup, self.training_ if self.learning_rate is None else training)]
+            return self._first()
         if self.generation_ > self.n_generations:
             return []
-        epochs = self.epochs_ / 8 if self.epochs_per_generation is None else self.epochs_per_generation
         children = self._children()
         if not children and not self.revisit:
             return []  # nothing is left to try
-        parents = [(e.proposal.number, e.architecture) for e in self.population_]
-        return [(number, architecture, epochs, training) for number, architecture in parents + children]
+        epochs = self.epochs_ / 8 if self.epochs_per_generation is None else self.epochs_per_generation
+        parents = [(parent, parent.architecture) for parent in self.population_]
+        return [self._proposal(a, epochs, self._training(0.3), parent) for parent, a in parents + children]
 
-    def _children(self) -> list[tuple[int, Architecture]]:
-        """New architectures with the number of the parent, each once."""
+    def _training(self, share: float) -> TrainingSettings:
+        """The settings of a training whose rate, if the user gives none, is a share of that of a full training."""
+        rate = share * self.training_.learning_rate if self.learning_rate is None else self.learning_rate
+        return replace(self.training_, learning_rate=rate, optimizer=self.optimizer, schedule=self.schedule)
+
+    def _first(self) -> list[Proposal]:
+        """The fully constrained network and, to guide the search, an unconstrained one."""
+        start, group = self.architecture_, self.architecture_.group
+        epochs = self.epochs_ / 2 if self.warmup_epochs is None else self.warmup_epochs
+        proposals = [self._proposal(start, epochs, self._training(1.0))]
+        if self.guided and group.order > 1:
+            free = start.with_constraints((group.trivial,) * start.n_layers)
+            proposals.append(self._proposal(free, epochs, self._training(1.0), probe=True))
+        return proposals
+
+    def _children(self) -> list[tuple[Evaluation, Architecture]]:
+        """New architectures with their parents, each once."""
         seen = {e.architecture for e in self.population_}
         tried = set() if self.revisit else {record["constraints"] for record in self.records_}
         children = []
@@ -102,15 +124,19 @@ class EvolutionarySearch(Search):
             for child in self._relaxations(parent.architecture):
                 if child not in seen and str(child) not in tried:
                     seen.add(child)
-                    children.append((parent.proposal.number, child))
+                    children.append((parent, child))
         return children
 
     def _relaxations(self, architecture: Architecture) -> Iterator[Architecture]:
         """The head relaxed, then each earlier layer relaxed to the constraint of the next."""
         constraints = architecture.constraints
-        head = constraints[-1]
+        head, target = constraints[-1], self.symmetry_
         assert isinstance(head, Subgroup)
-        for subgroup in head.maximal_subgroups if self.moves == "maximal" else head.subgroups[1:]:
+        if target is not None:
+            smaller = (target,) if target < head else ()
+        else:
+            smaller = head.maximal_subgroups if self.moves == "maximal" else head.subgroups[1:]
+        for subgroup in smaller:
             yield architecture.relaxed(-1, subgroup)
         for layer, (own, following) in enumerate(zip(constraints[:-1], constraints[1:], strict=True)):
             if own != following:
@@ -118,6 +144,7 @@ class EvolutionarySearch(Search):
                 yield architecture.relaxed(layer, following)
 
     def _survivors(self, evaluations: list[Evaluation]) -> list[Evaluation]:
+        evaluations = [e for e in evaluations if not e.proposal.probe]
         front = pareto_front(evaluations)
         rest = sorted((e for e in evaluations if e not in front), key=lambda e: e.error)
         return front + rest[: max(0, self.population_size - len(front))]

@@ -14,6 +14,7 @@ from skequinas.networks import EquivariantNetwork, inherit
 from skequinas.search.base import Evaluation, Proposal, Search
 from skequinas.search.baselines import NoSearch, RandomSearch
 from skequinas.search.differentiable import DifferentiableSearch
+from skequinas.search.evidence import averaging_evidence
 from skequinas.search.evolutionary import EvolutionarySearch
 from skequinas.training import DataPart, DivergenceError, evaluate, train
 
@@ -69,7 +70,7 @@ def _evaluation(
     validation: DataPart,
     on_step: Callable[[Proposal], None] | None,
 ) -> Evaluation:
-    started = time.perf_counter()
+    started, evidence = time.perf_counter(), None
     if proposal.parent is None:
         generator = torch.Generator().manual_seed(proposal.seed)
         network = EquivariantNetwork(proposal.architecture, generator).to(data.images.device)
@@ -86,10 +87,12 @@ def _evaluation(
             on_step=None if on_step is None else lambda: on_step(proposal),
         )
         losses, errors = evaluate(network, validation)
+        if proposal.probe:
+            evidence = averaging_evidence(network, validation, proposal.architecture.group)
     except DivergenceError as error:
         logger.info("candidate %d (%s) dropped: %s", proposal.number, proposal.architecture, error)
         losses, errors = (np.full(len(validation), np.inf) for _ in range(2))
-    evaluation = Evaluation(proposal, network, losses, errors, time.perf_counter() - started)
+    evaluation = Evaluation(proposal, network, losses, errors, time.perf_counter() - started, evidence)
     logger.info(
         "generation %d, candidate %d: %s, %d parameters, validation error %.4f, loss %.4f, %.1f s",
         proposal.generation,

@@ -1,0 +1,101 @@
+"""Which symmetry does a task have? Three tasks made from scikit-learn's digits, both searches, two classics beside them.
+
+The digits are shown upright, turned by random quarter turns, or turned and mirrored at random. Training and test images are
+drawn alike. Run it with ``python examples/quickstart.py``; it takes less than two minutes on two cores.
+"""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.svm import SVC
+
+from skequinas import EquivariantNASClassifier
+
+FIGURE = "quickstart.png"
+
+
+def moved(images: NDArray[np.uint8], mirrors: bool, seed: int = 0) -> NDArray[np.uint8]:
+    """Each image turned by a random quarter turn and, if wanted, mirrored with probability one half."""
+    rng = np.random.default_rng(seed)
+    turned = [np.rot90(image, k) for image, k in zip(images, rng.integers(4, size=len(images)), strict=True)]
+    flip = rng.random(len(images)) < (0.5 if mirrors else 0.0)
+    return np.array([image[:, ::-1] if f else image for image, f in zip(turned, flip, strict=True)])
+
+
+def models() -> dict[str, BaseEstimator]:
+    """The two searches, and two classifiers that know nothing of symmetry."""
+    return {
+        "evolutionary": EquivariantNASClassifier(group="D4", search="evolutionary", random_state=0),
+        "differentiable": EquivariantNASClassifier(group="D4", search="differentiable", random_state=0),
+        "SVC": SVC(C=10.0),
+        "nearest neighbours": KNeighborsClassifier(3),
+    }
+
+
+def main() -> None:
+    digits = load_digits()
+    images = digits.images.astype(np.uint8)
+    tasks = {
+        "upright": images,
+        "turned": moved(images, mirrors=False),
+        "turned and mirrored": moved(images, mirrors=True),
+    }
+    started = time.perf_counter()
+    changes = {}
+    print(f"{'task':<21}{'model':<20}{'test accuracy':>14}{'seconds':>9}  learned symmetry (layers | head)")
+    for task, X in tasks.items():
+        X_train, X_test, y_train, y_test = train_test_split(
+            X.reshape(len(X), -1), digits.target, random_state=0, stratify=digits.target
+        )
+        for name, model in models().items():
+            before = time.perf_counter()
+            model.fit(X_train, y_train)
+            seconds = time.perf_counter() - before
+            learned = getattr(model, "learned_symmetry_", None)
+            symmetry = "" if learned is None else f"{learned.group:<8} ({model.architecture_})"
+            print(f"{task:<21}{name:<20}{model.score(X_test, y_test):>14.4f}{seconds:>9.1f}  {symmetry}", flush=True)
+            if learned is not None:
+                changes[task, name] = learned
+    print(f"\nThe last of these in full:\n{learned_last(changes)}")
+    print(f"\n{time.perf_counter() - started:.0f} seconds in all")
+    draw(changes)
+
+
+def learned_last(changes: dict) -> str:
+    return str(list(changes.values())[-1])
+
+
+def draw(changes: dict) -> None:
+    """Save the measured change of every model's output under every element of D4, if matplotlib is there."""
+    try:
+        import matplotlib as mpl
+    except ImportError:
+        print("With matplotlib (pip install 'skequinas[plot]') this saves a figure too.")
+        return
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    table = np.array([list(learned.measured_change.values()) for learned in changes.values()])
+    elements = list(next(iter(changes.values())).measured_change)
+    fig, ax = plt.subplots(figsize=(9, 3.6), layout="constrained")
+    picture = ax.imshow(table, cmap="viridis", vmin=0, vmax=max(1.4, table.max()), aspect="auto")
+    ax.set_xticks(range(len(elements)), elements, rotation=30, ha="right")
+    rows = [f"{task}, {name}: {learned.group}" for (task, name), learned in changes.items()]
+    ax.set_yticks(range(len(rows)), rows)
+    for (i, j), value in np.ndenumerate(table):
+        ax.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=8, color="white" if value < 0.8 else "black")
+    ax.set_title("Change of the output when the image is moved (0: none)")
+    fig.colorbar(picture, label="relative change")
+    fig.savefig(FIGURE, dpi=150)
+    print(f"Figure saved as {FIGURE}")
+
+
+if __name__ == "__main__":
+    main()
