@@ -1,7 +1,7 @@
-"""Which symmetry does a task have? Three tasks made from scikit-learn's digits, both searches, two classics beside them.
+"""Which symmetry does a task have? Three tasks made from scikit-learn's digits, both searches, two classics.
 
-The digits are shown upright, turned by random quarter turns, or turned and mirrored at random. Training and test images are
-drawn alike. Run it with ``python examples/quickstart.py``; it takes less than two minutes on two cores.
+The digits are shown upright, turned by random quarter turns, or turned and mirrored at random. Training and test images
+are drawn alike. Run it with ``python examples/quickstart.py``; it takes less than two minutes on two cores.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Regression on images, with one or several targets, and the symmetry of the task.
 
-With ``--data nuclei_count48.npz`` (arrays X, y_count, y_area_fraction, split, from the public set BBBC039) the targets are the
-number of cell nuclei in a microscope image and the share of the area that they cover: a task without a preferred direction.
-Without a file the images are scikit-learn's digits turned by random quarter turns, and the targets are how much ink there is
-and how far the ink lies from the centre.
+With ``--data nuclei_count48.npz`` (arrays X, y_count, y_area_fraction, split, from the public set BBBC039) the
+targets are the number of cell nuclei in a microscope image and the share of the area that they cover: a task without
+a preferred direction. Without a file the images are scikit-learn's digits turned by random quarter turns, and the
+targets are how much ink there is and how far the ink lies from the centre.
 
     python examples/regression.py
     python examples/regression.py --data nuclei_count48.npz --train 1000

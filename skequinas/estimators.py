@@ -1,298 +1,95 @@
-"""The two estimators: validate, encode, delegate."""
+"""The two estimators: how targets are encoded, and what an output means."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from numbers import Integral, Real
-from typing import Any, ClassVar, Self
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, _fit_context
-from sklearn.model_selection import train_test_split
+from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.preprocessing import LabelEncoder, StandardScaler
-from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, validate_data
-from torch import Tensor, nn
-from tqdm.auto import tqdm
+from torch import Tensor
 
-from skequinas.groups import PointGroup, Subgroup, parse_group
-from skequinas.images import Preprocessing, as_images, infer_image_shape
-from skequinas.networks import Architecture, EquivariantNetwork, default_architecture, paper_architecture
-from skequinas.search import NoSearch, Proposal, Search, resolve_search, run_search
-from skequinas.search.loop import SEARCHES
-from skequinas.symmetry import LearnedSymmetry, measured_change
-from skequinas.training import (
-    CLASSIFICATION,
-    REGRESSION,
-    DataPart,
-    Objective,
-    TrainingSettings,
-    resolve_device,
-    train,
-)
+from skequinas._base import BaseEquivariantNAS
+from skequinas.training import CLASSIFICATION, REGRESSION
 
 __all__ = ["EquivariantNASClassifier", "EquivariantNASRegressor"]
 
-_PREDICTION_BATCH = 512
-_MEASURED_IMAGES = 512
 
-
-@dataclass(frozen=True)
-class _Split:
-    """The whole of the data, and its two parts where something is held out."""
-
-    whole: DataPart
-    training: DataPart
-    validation: DataPart | None
-
-
-class _EquivariantNAS(BaseEstimator, ABC):
-    """What the classifier and the regressor share. They differ in the targets, the objective and what an output means."""
-
-    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        "group": [str, PointGroup, Subgroup],
-        "search": [StrOptions(set(SEARCHES)), Search],
-        "architecture": [StrOptions({"auto", "paper"}), Architecture],
-        "width": [Interval(Integral, 1, None, closed="left"), None],
-        "image_shape": ["array-like", None],
-        "max_epochs": [Interval(Real, 0, None, closed="neither"), None],
-        "batch_size": [Interval(Integral, 1, None, closed="left")],
-        "learning_rate": [Interval(Real, 0, None, closed="neither")],
-        "weight_decay": [Interval(Real, 0, None, closed="left")],
-        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
-        "early_stopping": ["boolean"],
-        "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
-        "device": [str],
-        "random_state": ["random_state"],
-        "verbose": ["verbose"],
-    }
-    _objective: ClassVar[Objective]
-
-    def __init__(
-        self,
-        group: str | PointGroup | Subgroup = "D4",
-        search: str | Search = "evolutionary",
-        *,
-        architecture: str | Architecture = "auto",
-        width: int | None = None,
-        image_shape: tuple[int, ...] | None = None,
-        max_epochs: float | None = None,
-        batch_size: int = 64,
-        learning_rate: float = 0.005,
-        weight_decay: float = 0.01,
-        validation_fraction: float = 0.2,
-        early_stopping: bool = False,
-        n_iter_no_change: int = 10,
-        device: str = "auto",
-        random_state: int | np.random.RandomState | None = None,
-        verbose: int = 0,
-    ) -> None:
-        self.group = group
-        self.search = search
-        self.architecture = architecture
-        self.width = width
-        self.image_shape = image_shape
-        self.max_epochs = max_epochs
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.weight_decay = weight_decay
-        self.validation_fraction = validation_fraction
-        self.early_stopping = early_stopping
-        self.n_iter_no_change = n_iter_no_change
-        self.device = device
-        self.random_state = random_state
-        self.verbose = verbose
-
-    @_fit_context(prefer_skip_nested_validation=False)
-    def fit(self, X: ArrayLike, y: ArrayLike) -> Self:
-        """Search for the symmetry of the task, then train the chosen network on all of the data.
-
-        Parameters
-        ----------
-        X : array-like of shape (n, features), (n, H, W), (n, H, W, C) or (n, C, H, W)
-            Images, or rows that `image_shape` says how to read.
-        y : array-like of shape (n,) or (n, n_outputs)
-            Class labels, or one or several numbers for each image.
-
-        Returns
-        -------
-        self
-        """
-        images, y = self._check_images(X, y)
-        device = resolve_device(self.device)
-        targets = self._encode_targets(y).to(device)
-        images = images.to(device)
-        self.preprocessing_ = Preprocessing(images).to(device)
-        seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
-        search = resolve_search(self.search)
-        split = self._split(DataPart(images, targets, self.preprocessing_, self._objective), y, seed, search)
-        architecture = self._initial_architecture(split.whole, device)
-        epochs = self.max_epochs or float(np.clip(round(32_000 / len(images)), 4, 80))
-        training = TrainingSettings(self.learning_rate, batch_size=self.batch_size, weight_decay=self.weight_decay)
-
-        search.start(architecture, epochs, training, seed)
-        with self._progress() as on_step:
-            if split.validation is not None:
-                run_search(search, split.training, split.validation, on_step)
-            self._finish(search, split, epochs, training, seed, on_step)
-        self._report(search, split)
-        return self
-
-    def _check_images(self, X: Any, y: Any = None) -> tuple[Tensor, Any]:
-        """X as a tensor of images, with y checked beside it in `fit`, or with the shape that was fitted."""
-        fitting = y is not None
-        X = X.numpy(force=True) if isinstance(X, Tensor) else np.asarray(X) if isinstance(X, list | tuple) else X
-        shape = tuple(X.shape[1:]) if getattr(X, "ndim", 2) > 2 else None
-        if shape is not None:
-            X = X.reshape(X.shape[0], -1)
-        if fitting:
-            X, y = validate_data(self, X, y, ensure_min_samples=2, **self._target_checks)
-            self.image_shape_ = infer_image_shape(shape or X.shape[1:], self.image_shape)
-        else:
-            X = validate_data(self, X, reset=False)
-            if shape is not None and shape != self.image_shape_:
-                raise ValueError(
-                    f"X has images of shape {shape}, but {type(self).__name__} was fitted with images of shape {self.image_shape_}."
-                )
-        return as_images(X, self.image_shape_), y
-
-    def _split(self, whole: DataPart, y: NDArray[Any], seed: int, search: Search) -> _Split:
-        """Hold a part of the data out where the search or early stopping needs it."""
-        if isinstance(search, NoSearch) and not self.early_stopping:
-            return _Split(whole, whole, None)
-        n = len(whole)
-        n_validation = min(n - 1, max(1, round(self.validation_fraction * n)))
-        rows = train_test_split(
-            np.arange(n), test_size=n_validation, stratify=self._strata(y, n_validation), random_state=seed
-        )
-        training, validation = (whole.subset(np.sort(part)) for part in rows)
-        return _Split(whole, training, validation)
-
-    def _initial_architecture(self, data: DataPart, device: torch.device) -> Architecture:
-        channels, size = data.images.shape[1], max(data.images.shape[2:])
-        n_outputs = self._n_outputs
-        if isinstance(self.architecture, Architecture):
-            given = self.architecture
-            if (given.image_size, given.in_channels, given.n_outputs) != (size, channels, n_outputs):
-                raise ValueError(
-                    f"architecture is for {given.in_channels} channels of {given.image_size}x{given.image_size} pixels and "
-                    f"{given.n_outputs} outputs; the data need {channels} channels of {size}x{size} pixels and {n_outputs} outputs."
-                )
-            return given
-        group = parse_group(self.group)
-        if self.architecture == "paper":
-            return paper_architecture(group, size, channels, n_outputs)
-        return default_architecture(
-            group, size, channels, n_outputs, n_samples=len(data), device=device, width=self.width
-        )
-
-    def _finish(
-        self, search: Search, split: _Split, epochs: float, training: TrainingSettings, seed: int, on_step: Any
-    ) -> None:
-        """Train the chosen architecture from the start on all data, or up to an early stop on the training part."""
-        chosen = search.result()
-        architecture = search.architecture_ if chosen is None else chosen.architecture
-        if chosen is not None and architecture.is_mixed:
-            self.network_, history = chosen.network, []  # the learned mixture itself is the model
-        else:
-            network = EquivariantNetwork(architecture, torch.Generator().manual_seed(seed))
-            self.network_ = network.to(split.whole.images.device)
-            last = Proposal(-1, None, search.generation_, architecture, epochs, training, seed)
-            history = train(
-                self.network_,
-                split.training if self.early_stopping else split.whole,
-                training,
-                epochs,
-                seed=seed,
-                validation=split.validation if self.early_stopping else None,
-                patience=self.n_iter_no_change if self.early_stopping else None,
-                on_step=lambda: on_step(last),
-            )
-        self.network_.eval()
-        self.history_ = _columns(history)
-
-    def _report(self, search: Search, split: _Split) -> None:
-        """Set the fitted attributes that tell what was found."""
-        self.module_ = self.network_.to_plain()
-        self.architecture_ = self.network_.architecture
-        self.n_parameters_ = self.architecture_.n_parameters
-        self.search_ = search
-        self.search_results_ = _columns(search.records_)
-        held_out = (split.validation or split.whole).images[:_MEASURED_IMAGES]
-        self.learned_symmetry_ = LearnedSymmetry(
-            self.architecture_.group.name,
-            self.architecture_.symmetry.name,
-            dict(zip(self.architecture_.layer_names, self.architecture_.constraint_names, strict=True)),
-            measured_change(self._respond, self.preprocessing_(held_out), self.architecture_.group),
-            search.shares_,
-            search.evidence_,
-        )
-
-    @contextmanager
-    def _progress(self) -> Iterator[Any]:
-        """A progress bar that counts mini-batches and says what is being trained."""
-        with tqdm(disable=not self.verbose, unit="batch") as bar:
-
-            def on_step(proposal: Proposal) -> None:
-                stage = "final training" if proposal.number < 0 else f"generation {proposal.generation}"
-                bar.set_description_str(f"{stage}: {proposal.architecture}", refresh=False)
-                bar.update()
-
-            yield on_step
-
-    def _outputs(self, X: ArrayLike) -> NDArray[np.float64]:
-        """The responses of the network to X, in float64."""
-        check_is_fitted(self)
-        images, _ = self._check_images(X)
-        device = self.preprocessing_.mean.device
-        with torch.inference_mode():
-            parts = [self._respond(self.preprocessing_(x.to(device))) for x in images.split(_PREDICTION_BATCH)]
-        return torch.cat(parts).double().cpu().numpy()
-
-    @property
-    @abstractmethod
-    def _n_outputs(self) -> int:
-        """The width of the head."""
-
-    @property
-    @abstractmethod
-    def _target_checks(self) -> dict[str, Any]:
-        """How scikit-learn is to check y."""
-
-    @abstractmethod
-    def _encode_targets(self, y: NDArray[Any]) -> Tensor:
-        """The targets as the objective takes them; sets what `predict` needs to go back."""
-
-    @abstractmethod
-    def _strata(self, y: NDArray[Any], n_validation: int) -> NDArray[Any] | None:
-        """The labels whose shares the split keeps, if any."""
-
-    @abstractmethod
-    def _respond(self, inputs: Tensor) -> Tensor:
-        """Preprocessed images to probabilities or scaled targets."""
-
-
-class EquivariantNASClassifier(ClassifierMixin, _EquivariantNAS):
+class EquivariantNASClassifier(ClassifierMixin, BaseEquivariantNAS):
     """Classify images, and learn which rotations and mirrors leave their classes unchanged.
 
-    ``fit`` searches for the constraints of a convolutional network: which symmetries, layer by layer, the task really has.
-    The chosen network is then trained on all of the data.
+    ``fit`` searches for the constraints of a convolutional network: which symmetries, layer by layer, the task really
+    has. The chosen network is then trained on all of the data.
 
     Parameters
     ----------
-%(parameters)s
+    group : str, default="D4"
+        The largest symmetry to consider. "C1", "C2" and "C4" hold rotations, "D1", "D2" and "D4" mirrors as well;
+        "D1(90)" is the left-right mirror, whose axis stands upright. All subgroups are searched.
+    search : {"evolutionary", "differentiable", "random", "none"} or search object, default="evolutionary"
+        How to search; "none" keeps the whole group. An object such as ``EvolutionarySearch(n_generations=6)`` sets
+        more.
+    architecture : {"auto", "paper"} or Architecture, default="auto"
+        The shape of the network. "auto" suits the images, "paper" is 8 layers of 16 and 32 fields with kernel 5.
+    width : int or None, default=None
+        Channels of the first layers of an "auto" architecture; None lets it choose.
+    image_shape : tuple of int or None, default=None
+        (height, width), with the channels first or last if there are any. None reads rows as squares of one or three
+        (last) channels, padded to the next square where necessary.
+    max_epochs : float or None, default=None
+        Passes over the data in the final training, to which those of the search are in proportion. None makes it about
+        500 mini-batches of 64.
+    batch_size : int, default=64
+        Images in a mini-batch.
+    learning_rate : float, default=0.005
+        The highest rate of the one-cycle schedule (AdamW).
+    weight_decay : float, default=0.01
+        Decoupled weight decay.
+    validation_fraction : float, default=0.2
+        The share of the data that is held out for the search and for early stopping.
+    early_stopping : bool, default=False
+        Hold the validation part out of the final training too, stop when its loss no longer falls, and keep the best
+        weights.
+    n_iter_no_change : int, default=10
+        Epochs without a better validation loss before an early stop.
+    device : str, default="auto"
+        "auto" is CUDA when available, else the CPU; or a name that torch knows.
+    random_state : int, RandomState instance or None, default=None
+        Fixes the split, the initial weights, the mini-batches and the search.
+    verbose : int, default=0
+        1 shows a progress bar.
+
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
         The class labels.
-%(attributes)s
+    learned_symmetry_ : LearnedSymmetry
+        The symmetry of the fitted function and of every layer, and the measured change under every element.
+    architecture_ : Architecture
+        The chosen architecture.
+    network_ : EquivariantNetwork
+        The constrained network.
+    module_ : torch.nn.Sequential
+        The same function of preprocessed images in plain torch layers, with batch norm folded in.
+    preprocessing_ : torch.nn.Module
+        Standardises and pads raw images.
+    n_parameters_ : int
+        Free parameters of the network.
+    history_ : dict of ndarray
+        The final training: one entry for each epoch.
+    search_results_ : dict of ndarray
+        One entry for each candidate of the search: constraints, parent, generation, parameters, validation score,
+        seconds.
+    search_ : Search
+        The search with its last population.
+    n_features_in_ : int
+        Values in one image.
+    image_shape_ : tuple of int
+        How one sample is read.
+
     References
     ----------
     Maile, Wilson and Forré, Equivariance-aware Architectural Optimization of Neural Networks, ICLR 2023.
@@ -352,7 +149,8 @@ class EquivariantNASClassifier(ClassifierMixin, _EquivariantNAS):
             In the order of ``classes_``; each row sums to 1.
         """
         probabilities = self._outputs(X)
-        return probabilities / probabilities.sum(axis=1, keepdims=True)
+        normalised: NDArray[np.float64] = probabilities / probabilities.sum(axis=1, keepdims=True)
+        return normalised
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
         """The most probable class of every image.
@@ -371,18 +169,76 @@ class EquivariantNASClassifier(ClassifierMixin, _EquivariantNAS):
         return labels
 
 
-class EquivariantNASRegressor(RegressorMixin, _EquivariantNAS):
+class EquivariantNASRegressor(RegressorMixin, BaseEquivariantNAS):
     """Predict numbers from images, and learn which rotations and mirrors leave them unchanged.
 
-    ``fit`` searches for the constraints of a convolutional network: which symmetries, layer by layer, the task really has.
-    The chosen network is then trained on all of the data. The targets are standardised within.
+    ``fit`` searches for the constraints of a convolutional network: which symmetries, layer by layer, the task really
+    has. The chosen network is then trained on all of the data. The targets are standardised within.
 
     Parameters
     ----------
-%(parameters)s
+    group : str, default="D4"
+        The largest symmetry to consider. "C1", "C2" and "C4" hold rotations, "D1", "D2" and "D4" mirrors as well;
+        "D1(90)" is the left-right mirror, whose axis stands upright. All subgroups are searched.
+    search : {"evolutionary", "differentiable", "random", "none"} or search object, default="evolutionary"
+        How to search; "none" keeps the whole group. An object such as ``EvolutionarySearch(n_generations=6)`` sets
+        more.
+    architecture : {"auto", "paper"} or Architecture, default="auto"
+        The shape of the network. "auto" suits the images, "paper" is 8 layers of 16 and 32 fields with kernel 5.
+    width : int or None, default=None
+        Channels of the first layers of an "auto" architecture; None lets it choose.
+    image_shape : tuple of int or None, default=None
+        (height, width), with the channels first or last if there are any. None reads rows as squares of one or three
+        (last) channels, padded to the next square where necessary.
+    max_epochs : float or None, default=None
+        Passes over the data in the final training, to which those of the search are in proportion. None makes it about
+        500 mini-batches of 64.
+    batch_size : int, default=64
+        Images in a mini-batch.
+    learning_rate : float, default=0.005
+        The highest rate of the one-cycle schedule (AdamW).
+    weight_decay : float, default=0.01
+        Decoupled weight decay.
+    validation_fraction : float, default=0.2
+        The share of the data that is held out for the search and for early stopping.
+    early_stopping : bool, default=False
+        Hold the validation part out of the final training too, stop when its loss no longer falls, and keep the best
+        weights.
+    n_iter_no_change : int, default=10
+        Epochs without a better validation loss before an early stop.
+    device : str, default="auto"
+        "auto" is CUDA when available, else the CPU; or a name that torch knows.
+    random_state : int, RandomState instance or None, default=None
+        Fixes the split, the initial weights, the mini-batches and the search.
+    verbose : int, default=0
+        1 shows a progress bar.
+
     Attributes
     ----------
-%(attributes)s
+    learned_symmetry_ : LearnedSymmetry
+        The symmetry of the fitted function and of every layer, and the measured change under every element.
+    architecture_ : Architecture
+        The chosen architecture.
+    network_ : EquivariantNetwork
+        The constrained network.
+    module_ : torch.nn.Sequential
+        The same function of preprocessed images in plain torch layers, with batch norm folded in.
+    preprocessing_ : torch.nn.Module
+        Standardises and pads raw images.
+    n_parameters_ : int
+        Free parameters of the network.
+    history_ : dict of ndarray
+        The final training: one entry for each epoch.
+    search_results_ : dict of ndarray
+        One entry for each candidate of the search: constraints, parent, generation, parameters, validation score,
+        seconds.
+    search_ : Search
+        The search with its last population.
+    n_features_in_ : int
+        Values in one image.
+    image_shape_ : tuple of int
+        How one sample is read.
+
     References
     ----------
     Maile, Wilson and Forré, Equivariance-aware Architectural Optimization of Neural Networks, ICLR 2023.
@@ -436,72 +292,3 @@ class EquivariantNASRegressor(RegressorMixin, _EquivariantNAS):
         """
         targets: NDArray[np.float64] = self.target_scaler_.inverse_transform(self._outputs(X))
         return targets.ravel() if self._flat_target else targets
-
-
-_PARAMETERS = """\
-    group : str, default="D4"
-        The largest symmetry to consider. "C1", "C2" and "C4" hold rotations, "D1", "D2" and "D4" mirrors as well;
-        "D1(90)" is the left-right mirror, whose axis stands upright. All subgroups are searched.
-    search : {"evolutionary", "differentiable", "random", "none"} or search object, default="evolutionary"
-        How to search; "none" keeps the whole group. An object such as ``EvolutionarySearch(n_generations=6)`` sets more.
-    architecture : {"auto", "paper"} or Architecture, default="auto"
-        The shape of the network. "auto" suits the images, "paper" is 8 layers of 16 and 32 fields with kernel 5.
-    width : int or None, default=None
-        Channels of the first layers of an "auto" architecture; None lets it choose.
-    image_shape : tuple of int or None, default=None
-        (height, width), with the channels first or last if there are any. None reads rows as squares of one or three
-        (last) channels, padded to the next square where necessary.
-    max_epochs : float or None, default=None
-        Passes over the data in the final training, to which those of the search are in proportion. None makes it about
-        500 mini-batches of 64.
-    batch_size : int, default=64
-        Images in a mini-batch.
-    learning_rate : float, default=0.005
-        The highest rate of the one-cycle schedule (AdamW).
-    weight_decay : float, default=0.01
-        Decoupled weight decay.
-    validation_fraction : float, default=0.2
-        The share of the data that is held out for the search and for early stopping.
-    early_stopping : bool, default=False
-        Hold the validation part out of the final training too, stop when its loss no longer falls, and keep the best weights.
-    n_iter_no_change : int, default=10
-        Epochs without a better validation loss before an early stop.
-    device : str, default="auto"
-        "auto" is CUDA when available, else the CPU; or a name that torch knows.
-    random_state : int, RandomState instance or None, default=None
-        Fixes the split, the initial weights, the mini-batches and the search.
-    verbose : int, default=0
-        1 shows a progress bar.
-"""
-_ATTRIBUTES = """\
-    learned_symmetry_ : LearnedSymmetry
-        The symmetry of the fitted function and of every layer, and the measured change under every element.
-    architecture_ : Architecture
-        The chosen architecture.
-    network_ : EquivariantNetwork
-        The constrained network.
-    module_ : torch.nn.Sequential
-        The same function of preprocessed images in plain torch layers, with batch norm folded in.
-    preprocessing_ : torch.nn.Module
-        Standardises and pads raw images.
-    n_parameters_ : int
-        Free parameters of the network.
-    history_ : dict of ndarray
-        The final training: one entry for each epoch.
-    search_results_ : dict of ndarray
-        One entry for each candidate of the search: constraints, parent, generation, parameters, validation score, seconds.
-    search_ : Search
-        The search with its last population.
-    n_features_in_ : int
-        Values in one image.
-    image_shape_ : tuple of int
-        How one sample is read.
-"""
-for _estimator in (EquivariantNASClassifier, EquivariantNASRegressor):
-    assert _estimator.__doc__ is not None
-    _estimator.__doc__ = _estimator.__doc__ % {"parameters": _PARAMETERS, "attributes": _ATTRIBUTES}
-
-
-def _columns(rows: list[dict[str, Any]]) -> dict[str, NDArray[Any]]:
-    """Rows to columns."""
-    return {name: np.array([row[name] for row in rows]) for name in (rows[0] if rows else {})}

@@ -20,7 +20,7 @@ All three need one small integer table for each (H, kernel size, types). It is c
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -166,10 +166,11 @@ class KernelSpace:
         """The free weights of the nearest kernel in this space: the mean over every orbit."""
         members = self.members.to(kernel.device)
         rows = self.unfold(kernel).index_select(0, members.flatten())
-        return rows.unflatten(0, members.shape).mean(1)
+        means: Tensor = rows.unflatten(0, members.shape).mean(1)
+        return means
 
     def fold(self, rows: Tensor) -> Tensor:
-        """From (n_positions, out, in) to a kernel (out * |G|, in * |G|, size, size) of ``torch.nn.functional.conv2d``."""
+        """From (n_positions, out, in) to a kernel (out * |G|, in * |G|, size, size) as torch takes it."""
         n_out, n_in = rows.shape[1:]
         size, m_out, m_in = self.kernel_size, self.multiplicity_out, self.multiplicity_in
         kernel = rows.reshape(m_out, m_in, size, size, n_out, n_in).permute(4, 0, 5, 1, 2, 3)
@@ -183,7 +184,7 @@ class KernelSpace:
         return rows.reshape(self.n_positions, n_out, n_in)
 
 
-@lru_cache(maxsize=None)
+@cache
 def kernel_space(
     constraint: Subgroup, kernel_size: int, regular_in: bool = True, regular_out: bool = True
 ) -> KernelSpace:
@@ -200,12 +201,12 @@ class _Expand(torch.autograd.Function):
         return weights.index_select(0, index)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (members,) = ctx.saved_tensors
         return grad.index_select(0, members.flatten()).unflatten(0, members.shape).sum(1), None, None
 
 
 def expand(weights: Tensor, index: Tensor, members: Tensor) -> Tensor:
     """Give every position the weights of its orbit: (n_free, ...) to (n_positions, ...)."""
-    rows: Tensor = _Expand.apply(weights, index, members)  # type: ignore[no-untyped-call]
+    rows: Tensor = _Expand.apply(weights, index, members)
     return rows

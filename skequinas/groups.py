@@ -19,7 +19,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cached_property, lru_cache
+from functools import cache, cached_property
 from math import gcd
 from typing import Any
 
@@ -31,8 +31,8 @@ __all__ = ["PointGroup", "Subgroup", "parse_group"]
 _NAME = re.compile(r"\s*([CcDd])\s*([0-9]+)\s*(?:\(\s*([0-9.]+)\s*°?\s*\))?\s*")
 
 _HINT = (
-    "Use 'C' (rotations) or 'D' (rotations and mirrors) and the number of rotations, such as 'C1', 'C4', 'D4', or 'D1(90)' "
-    "to give the angle of the mirror axis in degrees."
+    "Use 'C' (rotations) or 'D' (rotations and mirrors) and the number of rotations, such as 'C1', 'C4', 'D4', or "
+    "'D1(90)' to give the angle of the mirror axis in degrees."
 )
 
 
@@ -321,7 +321,7 @@ def parse_group(group: str | PointGroup | Subgroup) -> PointGroup:
     return group if isinstance(group, PointGroup) else PointGroup.from_name(group)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _group_from_name(name: str) -> PointGroup:
     match = _NAME.fullmatch(name)
     if match is None or int(match[2]) < 1 or (match[1] in "Cc" and match[3]):

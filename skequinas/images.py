@@ -46,20 +46,26 @@ def infer_image_shape(sample_shape: tuple[int, ...], image_shape: tuple[int, ...
         first, last = sample_shape[0] in _CHANNELS, sample_shape[2] in _CHANNELS
         if first != last:
             return sample_shape
-        reason = "the channels could be first or last" if first else "neither the first nor the last is a number of channels, 1 to 4"
+        reason = (
+            "the channels could be first or last"
+            if first
+            else "neither the first nor the last is a number of channels, 1 to 4"
+        )
         raise ValueError(
-            f"X with images of shape {sample_shape} can not be read: {reason}. Pass image_shape=(height, width, channels) or "
-            "(channels, height, width)."
+            f"X with images of shape {sample_shape} can not be read: {reason}. Pass image_shape=(height, width, "
+            "channels) or (channels, height, width)."
         )
     raise ValueError(
-        f"X must have shape (n, features), (n, height, width), (n, height, width, channels) or (n, channels, height, width); "
-        f"its samples have shape {sample_shape}."
+        "X must have shape (n, features), (n, height, width), (n, height, width, channels) or (n, channels, height, "
+        f"width); its samples have shape {sample_shape}."
     )
 
 
 def _check_image_shape(sample_shape: tuple[int, ...], image_shape: tuple[int, ...]) -> tuple[int, ...]:
     if len(image_shape) not in (2, 3) or min(image_shape) < 1:
-        raise ValueError(f"image_shape={image_shape} must be two or three positive numbers: height, width and channels.")
+        raise ValueError(
+            f"image_shape={image_shape} must be two or three positive numbers: height, width and channels."
+        )
     fits = math.prod(sample_shape) == math.prod(image_shape)
     if not fits or (len(sample_shape) > 1 and sample_shape != image_shape):
         raise ValueError(
@@ -79,7 +85,7 @@ def _channel_axis(shape: tuple[int, ...]) -> int | None:
 
 
 def as_images(X: NDArray[Any], image_shape: tuple[int, ...]) -> Tensor:
-    """Finite numbers of shape (n, ...) as a tensor (n, channels, height, width): uint8 stays uint8, the rest is float32.
+    """Finite numbers of shape (n, ...) as a tensor (n, channels, height, width): uint8 stays, the rest is float32.
 
     Parameters
     ----------
@@ -103,8 +109,8 @@ def as_images(X: NDArray[Any], image_shape: tuple[int, ...]) -> Tensor:
 class Preprocessing(nn.Module):
     """Standardise every channel and pad to a square with zeros, that is with the mean of the channel.
 
-    The padding is the same on both sides; where the difference of height and width is odd, the last row or column gets the
-    one pixel more.
+    The padding is the same on both sides; where the difference of height and width is odd, the last row or column gets
+    the one pixel more.
 
     Parameters
     ----------

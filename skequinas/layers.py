@@ -40,10 +40,10 @@ class _OrbitWeights(nn.Module):
 
 
 class EquivariantConv2d(nn.Module):
-    """What the constrained and the mixed convolution share: one ordinary convolution with ``kernel()`` and ``offset()``.
+    """What constrained and mixed convolutions share: one ordinary convolution with ``kernel()`` and ``offset()``.
 
-    The bias of an output channel is itself a 1x1 kernel from a trivial input, so it is constrained, relaxed and mixed by
-    the same tables as the weights.
+    The bias of an output channel is itself a 1x1 kernel from a trivial input, so it is constrained, relaxed and mixed
+    by the same tables as the weights.
     """
 
     def __init__(
@@ -97,10 +97,11 @@ class EquivariantConv2d(nn.Module):
         return self._total(self.biases).squeeze(2).T.flatten()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Convolve with zero padding that keeps the size: (batch, in channels, size, size) to (batch, out channels, ...)."""
+        """Convolve, with zero padding that keeps the size of the map."""
         return F.conv2d(x, self.kernel(), self.offset(), padding=self.kernel_size // 2)
 
     def extra_repr(self) -> str:
+        """What ``repr`` shows."""
         names = ", ".join(h.name for h in self.constraints)
         return f"{names}, fields {self.in_fields} -> {self.out_fields}, kernel_size={self.kernel_size}"
 
@@ -136,7 +137,9 @@ class GroupConv2d(EquivariantConv2d):
     torch.Size([1, 24, 9, 9])
     """
 
-    def __init__(self, constraint: Subgroup, in_fields: int, out_fields: int, kernel_size: int, **options: object) -> None:
+    def __init__(
+        self, constraint: Subgroup, in_fields: int, out_fields: int, kernel_size: int, **options: object
+    ) -> None:
         super().__init__((constraint,), in_fields, out_fields, kernel_size, **options)  # type: ignore[arg-type]
 
     @property
@@ -182,8 +185,8 @@ class MixedGroupConv2d(EquivariantConv2d):
 
     .. math:: K = \sum_H z_H \, \mathrm{expand}_H(\hat w_H), \quad z = \mathrm{softmax}(\alpha),
 
-    where :math:`\hat w_H` is :math:`w_H` scaled to the norm that it had at the start, so that :math:`\alpha` alone sets a
-    subgroup's share. The sum is taken over kernels; the layer then costs one convolution.
+    where :math:`\hat w_H` is :math:`w_H` scaled to the norm that it had at the start, so that :math:`\alpha` alone sets
+    a subgroup's share. The sum is taken over kernels; the layer then costs one convolution.
 
     Parameters
     ----------
@@ -211,7 +214,7 @@ class MixedGroupConv2d(EquivariantConv2d):
         self.logits = nn.Parameter(torch.full((len(self.constraints),), -float(favour)))
         with torch.no_grad():
             self.logits[0] = 0.0
-            norms = torch.stack([w.weight.norm() for w in self.weights])  # type: ignore[operator, union-attr]
+            norms = torch.stack([w.weight.norm() for w in self.weights])  # type: ignore[operator]
         self.register_buffer("norms", norms)
 
     def shares(self) -> Tensor:
@@ -221,7 +224,7 @@ class MixedGroupConv2d(EquivariantConv2d):
     def _total(self, parts: nn.ModuleList) -> Tensor:
         scales = self.shares().unbind()
         if parts is self.weights:
-            norms = [torch.linalg.vector_norm(w.weight) for w in parts]  # type: ignore[arg-type]
+            norms = [torch.linalg.vector_norm(w.weight) for w in parts]
             scales = tuple(z * n0 / n for z, n0, n in zip(scales, self.norms, norms, strict=True))
         total: Tensor = parts[0](scales[0])
         for part, scale in zip(list(parts)[1:], scales[1:], strict=True):
@@ -233,8 +236,8 @@ class OrbitBatchNorm2d(nn.BatchNorm2d):
     """Batch norm with one set of statistics and affine parameters for each field: for each orbit of G.
 
     The elements of G permute the channels of a field, so statistics over all of them commute with every subgroup. They
-    do not depend on the constraint, which is why relaxing a layer preserves the function in training mode too. What a smaller
-    subgroup may do beyond that (a shift for each of its own orbits) is the bias of the convolution.
+    do not depend on the constraint, which is why relaxing a layer preserves the function in training mode too. What a
+    smaller subgroup may do beyond that (a shift for each of its own orbits) is the bias of the convolution.
 
     Parameters
     ----------

@@ -19,7 +19,15 @@ from skequinas.filters import kernel_space, require_pixel_group
 from skequinas.groups import PointGroup, Subgroup, parse_group
 from skequinas.layers import EquivariantConv2d, GroupConv2d, MixedGroupConv2d, OrbitBatchNorm2d, SymmetricAvgPool2d
 
-__all__ = ["Architecture", "Constraint", "EquivariantNetwork", "default_architecture", "inherit", "paper_architecture", "relax"]
+__all__ = [
+    "Architecture",
+    "Constraint",
+    "EquivariantNetwork",
+    "default_architecture",
+    "inherit",
+    "paper_architecture",
+    "relax",
+]
 
 Constraint = Subgroup | tuple[Subgroup, ...]
 """The constraint of one layer: a subgroup, or the subgroups that a mixed layer mixes."""
@@ -40,11 +48,11 @@ class Architecture:
     fields, kernel_sizes, pools : tuple
         For each hidden layer: its fields, the odd side of its kernel, whether it pools.
     constraints : tuple of Subgroup, or of tuples of them
-        One for each hidden layer and, last, one for the head; a tuple of subgroups makes a mixed layer. Empty (the default)
-        stands for G everywhere. Names such as "C4" are understood too.
+        One for each hidden layer and, last, one for the head; a tuple of subgroups makes a mixed layer. Empty (the
+        default) stands for G everywhere. Names such as "C4" are understood too.
     hidden : int, default=64
-        Units of a dense layer between the head's constrained layer, whose outputs are invariant, and the outputs. With 0 the
-        constrained layer gives the outputs itself.
+        Units of a dense layer between the head's constrained layer, whose outputs are invariant, and the outputs.
+        With 0 the constrained layer gives the outputs itself.
 
     Examples
     --------
@@ -81,8 +89,8 @@ class Architecture:
         put("constraints", tuple(_parse_constraint(self.group, c) for c in constraints))
         if not n == len(self.kernel_sizes) == len(self.pools) == len(self.constraints) - 1:
             raise ValueError(
-                f"fields={self.fields}, kernel_sizes={self.kernel_sizes} and pools={self.pools} must have one entry for each "
-                f"hidden layer, and constraints ({len(self.constraints)} given) one more, for the head."
+                f"fields={self.fields}, kernel_sizes={self.kernel_sizes} and pools={self.pools} must have one entry "
+                f"for each hidden layer, and constraints ({len(self.constraints)} given) one more, for the head."
             )
         if n == 0 or min(self.fields) < 1 or min(self.image_size, self.in_channels, self.n_outputs) < 1:
             raise ValueError(f"{self!r} needs at least one layer, and at least one of everything in it.")
@@ -198,7 +206,8 @@ def _layer_parameters(architecture: Architecture, layer: int) -> int:
         count += 2 * n_out  # batch norm
     if not shape["regular_out"] and architecture.hidden:
         count += (architecture.hidden + 1) * architecture.n_outputs
-    return count + (len(subgroups) if isinstance(architecture.constraints[layer], tuple) else 0)
+    mixes = isinstance(architecture.constraints[layer], tuple)
+    return int(count + (len(subgroups) if mixes else 0))
 
 
 class _Block(nn.Module):
@@ -216,7 +225,7 @@ class _Block(nn.Module):
 
     @torch.no_grad()
     def inherit(self, parent: _Block) -> None:
-        """Take over weights and statistics; what the parent's bias shifts a field by goes to the statistics if need be."""
+        """Take over weights and statistics. The shift of a field by a bias that is dropped goes to the statistics."""
         self.norm.load_state_dict(parent.norm.state_dict())
         _inherit_conv(self.conv, parent.conv)
         offset = parent.conv.offset()
@@ -228,16 +237,20 @@ class _Block(nn.Module):
     def folded(self) -> nn.Conv2d:
         """The convolution and batch norm, in eval mode, as one plain convolution."""
         kernel, bias = _fold(self.conv, self.norm, self.norm.group.order)
-        plain = nn.utils.skip_init(
-            nn.Conv2d, kernel.shape[1], kernel.shape[0], kernel.shape[2], padding=kernel.shape[2] // 2, dtype=kernel.dtype
+        plain: nn.Conv2d = nn.utils.skip_init(
+            nn.Conv2d,
+            kernel.shape[1],
+            kernel.shape[0],
+            kernel.shape[2],
+            padding=kernel.shape[2] // 2,
+            dtype=kernel.dtype,
         )
-        plain.weight.copy_(kernel)
-        plain.bias.copy_(bias)
+        _fill(plain, kernel, bias)
         return plain
 
 
 class _Head(nn.Module):
-    """The constrained layer, which makes invariants of the spatial means, and the dense layer behind it if there is one."""
+    """The constrained layer, which makes invariants of the spatial means, and the dense layer behind it, if any."""
 
     def __init__(self, conv: EquivariantConv2d, hidden: int, n_outputs: int, generator: torch.Generator | None) -> None:
         super().__init__()
@@ -277,24 +290,32 @@ def _inherit_conv(conv: EquivariantConv2d, parent: EquivariantConv2d) -> None:
         raise ValueError(f"A mixed layer {conv} cannot take over the weights of {parent}.")
 
 
-def _fold(conv: EquivariantConv2d, norm: nn.modules.batchnorm._BatchNorm | None, channels: int) -> tuple[Tensor, Tensor]:
+def _fold(
+    conv: EquivariantConv2d, norm: nn.modules.batchnorm._BatchNorm | None, channels: int
+) -> tuple[Tensor, Tensor]:
     """Kernel and bias of a convolution with the batch norm behind it, whose features have so many channels each."""
     kernel, offset = conv.kernel(), conv.offset()
     if offset is None:
         offset = torch.zeros_like(kernel[:, 0, 0, 0])
     if norm is None:
         return kernel, offset
-    assert norm.running_var is not None and norm.running_mean is not None
+    assert norm.running_var is not None
+    assert norm.running_mean is not None
     scale = norm.weight / (norm.running_var + norm.eps).sqrt()
     scale, shift = (v.repeat_interleave(channels) for v in (scale, norm.bias - norm.running_mean * scale))
     return kernel * scale.reshape(-1, 1, 1, 1), shift + offset * scale
 
 
 def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
-    plain = nn.utils.skip_init(nn.Linear, weight.shape[1], weight.shape[0], dtype=weight.dtype)
-    plain.weight.copy_(weight)
-    plain.bias.copy_(bias)
+    plain: nn.Linear = nn.utils.skip_init(nn.Linear, weight.shape[1], weight.shape[0], dtype=weight.dtype)
+    _fill(plain, weight, bias)
     return plain
+
+
+def _fill(layer: nn.Conv2d | nn.Linear, weight: Tensor, bias: Tensor) -> None:
+    layer.weight.copy_(weight)
+    assert layer.bias is not None
+    layer.bias.copy_(bias)
 
 
 class EquivariantNetwork(nn.Module):
@@ -320,7 +341,7 @@ class EquivariantNetwork(nn.Module):
     @property
     def convolutions(self) -> list[EquivariantConv2d]:
         """The constrained layers in order, the head last."""
-        return [part.conv for part in (*self.blocks, self.head)]  # type: ignore[misc]
+        return [part.conv for part in (*self.blocks, self.head)]
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, in_channels, image_size, image_size) to (batch, n_outputs)."""
@@ -368,11 +389,13 @@ def inherit(parent: EquivariantNetwork, architecture: Architecture) -> Equivaria
     otherwise projected onto the new constraint.
     """
     if replace(architecture, constraints=()) != replace(parent.architecture, constraints=()):
-        raise ValueError(f"A network of {parent.architecture!r} cannot give its weights to {architecture!r}: other shape.")
+        raise ValueError(
+            f"A network of {parent.architecture!r} cannot give its weights to {architecture!r}: other shape."
+        )
     parameter = next(parent.parameters())
     child = EquivariantNetwork(architecture, torch.Generator()).to(parameter.device, parameter.dtype)
     for source, target in zip((*parent.blocks, parent.head), (*child.blocks, child.head), strict=True):
-        target.inherit(source)  # type: ignore[operator]
+        target.inherit(source)
     return child.train(parent.training)
 
 
@@ -436,15 +459,16 @@ def default_architecture(
         width = 48 * (2 if torch.device(device).type != "cpu" and n_samples >= 2000 else 1)
     narrow, wide = (max(1, round(c / group.order)) for c in (width, 4 / 3 * width))
     if image_size < 6:
-        fields, size, pools = (narrow, wide), 3, (False, False)
+        size, pools = 3, "--"
     elif image_size < 16:
-        fields, size, pools = (narrow, narrow, wide, wide), 3, (False, True, False, False)
+        size, pools = 3, "-p--"
     elif image_size < 40:
-        fields, size, pools = (narrow, narrow, wide, wide, wide), 5, (True, False, True, False, False)
+        size, pools = 5, "p-p--"
     else:
-        fields, size = (narrow, narrow, wide, wide, wide, wide), 5
-        pools = (True, True, False, True, False, False)
-    return Architecture(group, image_size, in_channels, n_outputs, fields, (size,) * len(fields), pools)
+        size, pools = 5, "pp-p--"
+    fields = (narrow, narrow, *(wide,) * (len(pools) - 2)) if len(pools) > 2 else (narrow, wide)
+    pooling = tuple(p == "p" for p in pools)
+    return Architecture(group, image_size, in_channels, n_outputs, fields, (size,) * len(pools), pooling)
 
 
 def paper_architecture(

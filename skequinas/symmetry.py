@@ -27,15 +27,15 @@ class LearnedSymmetry:
     constraints : dict
         From the name of each layer ("layer 1", ..., "head") to the name of its constraint.
     measured_change : dict
-        From the name of each element of the search group to how much the output changes when the images are moved by it,
-        relative to how much it varies between images: root mean square over held-out images (all images where none
+        From the name of each element of the search group to how much the output changes when the images are moved by
+        it, relative to how much it varies between images: root mean square over held-out images (all images where none
         were held out). 0 is no change; about 1.4 is as different as another image's output.
     layer_weights : dict or None
         After a differentiable search: from the name of each layer to a dict with the learned share of every subgroup.
     evidence : dict or None
         From the name of every subgroup to the increase of the validation loss, with its standard error, when
-        the outputs of a network that is free to break all symmetries are averaged over it. An increase of several standard errors
-        says that the task does not have this symmetry. None after searches without such a network.
+        the outputs of a network that is free to break all symmetries are averaged over it. An increase of several
+        standard errors says that the task does not have this symmetry. None after searches without such a network.
     """
 
     search_group: str
@@ -47,7 +47,9 @@ class LearnedSymmetry:
 
     def __str__(self) -> str:
         layers = ", ".join(f"{layer} {constraint}" for layer, constraint in self.constraints.items())
-        changes = ", ".join(f"{name} {change:.2g}" for name, change in self.measured_change.items() if name != "identity")
+        changes = ", ".join(
+            f"{name} {change:.2g}" for name, change in self.measured_change.items() if name != "identity"
+        )
         lines = [
             f"{self.search_group} -> {self.group}: {describe(self.group)}",
             f"  constraints: {layers}",
@@ -71,7 +73,9 @@ def describe(name: str) -> str:
     group = PointGroup.from_name(name)
     if group.order == 1:
         return "no symmetry is built in"
-    turns = {1: "", 2: "half turns", 4: "quarter turns"}.get(group.n_rotations, f"turns by 360/{group.n_rotations} degrees")
+    turns = {1: "", 2: "half turns", 4: "quarter turns"}.get(
+        group.n_rotations, f"turns by 360/{group.n_rotations} degrees"
+    )
     if not group.mirrors:
         return f"unchanged by {turns}"
     angles = ", ".join(f"{float(group.angle(e)):g}" for e in group.elements if group.is_mirror(e))
@@ -95,8 +99,8 @@ def measured_change(
     Returns
     -------
     dict
-        From element names to the root mean square change over the root mean square deviation from the mean output. Where
-        the outputs do not vary it is 0 for no change, else infinity.
+        From element names to the root mean square change over the root mean square deviation from the mean output.
+        Where the outputs do not vary it is 0 for no change, else infinity.
     """
 
     def outputs(element: int) -> Tensor:

@@ -6,6 +6,7 @@ import copy
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -247,7 +248,7 @@ def _endless(data: DataPart, batch_size: int, seed: int) -> Iterator[tuple[Tenso
 
 
 class _AlphaStep:
-    """One step of the logits of mixed layers, on held-out data, with the weights and batch norm's running statistics at rest."""
+    """One step of the logits of mixed layers, on held-out data. Weights and running statistics stay as they are."""
 
     def __init__(
         self, network: nn.Module, alphas: list[nn.Parameter], data: DataPart, settings: TrainingSettings, seed: int
@@ -274,7 +275,8 @@ class _Best:
     """The weights with the lowest validation loss so far."""
 
     def __init__(self) -> None:
-        self.loss, self.state = np.inf, None
+        self.loss = np.inf
+        self.state: dict[str, Any] | None = None
 
     def update(self, loss: float, network: nn.Module) -> bool:
         better = loss < self.loss

@@ -1,8 +1,8 @@
 """Rotated MNIST: both searches beside random search, fixed groups, an ordinary CNN of equal width, and an SVC.
 
 Every row is trained on the same images, with the same budget for the final training, and is tested on the same test
-images, which choose nothing. The data are a local file with ``X_train, y_train, X_test, y_test`` (n x 28 x 28, uint8), or
-are made from MNIST, which is then downloaded by name from OpenML.
+images, which choose nothing. The data are a local file with ``X_train, y_train, X_test, y_test`` (n x 28 x 28,
+uint8), or are made from MNIST, which is then downloaded by name from OpenML.
 
     python examples/benchmarks/rotated_digits.py --data mnist_rot.npz --train 2000 --seeds 3
 """
@@ -89,7 +89,9 @@ def main() -> None:
             table.setdefault("SVC", []).append((score, svc.support_vectors_.size, seconds, ""))
             print(f"seed {seed}  SVC: {score:.4f}", flush=True)
 
-    print(f"\n{options.train} training images, {len(X_test)} test images, {options.seeds} seeds; mean (lowest to highest)")
+    print(
+        f"\n{options.train} training images, {len(X_test)} test images, {options.seeds} seeds; mean (lowest to highest)"
+    )
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}\n")
     print("| model | test accuracy | parameters | seconds to fit | symmetry learned |\n| --- | --- | --- | --- | --- |")
     for name, results in table.items():

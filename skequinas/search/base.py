@@ -111,8 +111,8 @@ class Evaluation:
 def choose(evaluations: Sequence[Evaluation], tolerance: float = 1.0) -> Evaluation:
     """The most symmetric candidate that is not worse than the best beyond doubt.
 
-    A candidate qualifies when its validation loss exceeds the lowest one by at most ``tolerance`` standard errors of the
-    difference, which is taken sample by sample (all candidates saw the same validation samples, so most of the
+    A candidate qualifies when its validation loss exceeds the lowest one by at most ``tolerance`` standard errors of
+    the difference, which is taken sample by sample (all candidates saw the same validation samples, so most of the
     noise cancels). Among those the largest symmetry group wins, then the fewest parameters, then the loss.
     """
     sound = [e for e in evaluations if not e.diverged]
@@ -120,7 +120,7 @@ def choose(evaluations: Sequence[Evaluation], tolerance: float = 1.0) -> Evaluat
 
     def qualifies(e: Evaluation) -> bool:
         difference = e.losses - best.losses
-        return float(difference.mean()) <= tolerance * float(difference.std()) / np.sqrt(len(difference))
+        return bool(difference.mean() <= tolerance * difference.std() / np.sqrt(len(difference)))
 
     return min(
         (e for e in sound if qualifies(e)),
@@ -131,8 +131,8 @@ def choose(evaluations: Sequence[Evaluation], tolerance: float = 1.0) -> Evaluat
 class Search(BaseEstimator, ABC):
     """Base of all searches: a state that is asked and told.
 
-    The constructor's parameters are settings, which scikit-learn's ``get_params``, ``set_params`` and ``clone`` see. `start`
-    makes the state: the population, the generation, and the records of everything that was tried.
+    The constructor's parameters are settings, which scikit-learn's ``get_params``, ``set_params`` and ``clone`` see.
+    `start` makes the state: the population, the generation, and the records of everything that was tried.
     """
 
     tolerance: float = 1.0
@@ -217,7 +217,7 @@ class Search(BaseEstimator, ABC):
         return evaluations
 
     def _rng(self, purpose: str) -> np.random.Generator:
-        """A generator that depends on the seed, the generation and the purpose alone, so that resuming changes nothing."""
+        """A generator that depends on seed, generation and purpose alone, so that resuming changes nothing."""
         return np.random.default_rng([self.seed_, self.generation_, *purpose.encode()])
 
     def save(self, path: str | PathLike[str]) -> None:

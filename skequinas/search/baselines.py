@@ -19,9 +19,9 @@ class NoSearch(Search):
 class RandomSearch(EvolutionarySearch):
     """Random relaxations and random survivors, with the moves and the budget of the evolutionary search.
 
-    There is no probe; the time that it would take goes into candidates. Each generation trains at most as many of them as a guided
-    evolutionary search does on average. The survivors are drawn at random, whatever their error. The final choice
-    is made as there, without evidence.
+    There is no probe; the time that it would take goes into candidates. Each generation trains at most as many of
+    them as a guided evolutionary search does on average. The survivors are drawn at random, whatever their error.
+    The final choice is made as there, without evidence.
 
     Parameters
     ----------
@@ -57,10 +57,8 @@ class RandomSearch(EvolutionarySearch):
     def _children(self) -> list[tuple[Evaluation, Architecture]]:
         children = super()._children()
         n = min(len(children), self.population_size)
-        chosen = self._rng("children").choice(len(children), size=n, replace=False) if n else []
-        return [children[i] for i in sorted(chosen)]
+        return [children[i] for i in sorted(self._rng("children").permutation(len(children))[:n])]
 
     def _survivors(self, evaluations: list[Evaluation]) -> list[Evaluation]:
-        n = min(len(evaluations), self.population_size)
-        chosen = self._rng("survivors").choice(len(evaluations), size=n, replace=False)
-        return [evaluations[i] for i in sorted(chosen)]
+        order = self._rng("survivors").permutation(len(evaluations))
+        return [evaluations[i] for i in sorted(order[: self.population_size])]

@@ -17,11 +17,11 @@ class DifferentiableSearch(Search):
     In the first stage every layer mixes kernels constrained to all subgroups of the group, in shares
     softmax(alpha). Weights are trained on the training part and alphas on the validation part, in alternating steps.
 
-    In the second stage (not in the paper) the learned mixture is turned into constraints. Averaging its outputs over each subgroup
-    tells which symmetries the data reject, see `skequinas.search.evidence`; the function is to have the largest H that
-    is not. The layers are constrained in up to three ways: all to G but for the head; each to the largest subgroup containing H
-    that at least half of its mixture obeys; all to H. Their kernels are projected, the networks are trained for a
-    little longer, and the most symmetric one within the tolerance of the best is the result.
+    In the second stage (not in the paper) the learned mixture is turned into constraints. Averaging its outputs over
+    each subgroup tells which symmetries the data reject, see `skequinas.search.evidence`; the function is to have
+    the largest H that is not. The layers are constrained in up to three ways: all to G but for the head; each to the
+    largest subgroup containing H that at least half of its mixture obeys; all to H. Their kernels are projected, the
+    networks are trained for a little longer, and the most symmetric one within the tolerance of the best is the result.
 
     Parameters
     ----------
@@ -42,13 +42,14 @@ class DifferentiableSearch(Search):
     tolerance : float, default=1.0
         The most symmetric candidate within so many standard errors of the best is chosen.
     rejection : float, default=2.0
-        The data reject a symmetry when averaging over it raises the validation loss by more than so many standard errors.
+        The data reject a symmetry when averaging over it raises the validation loss by more than so many standard
+        errors.
 
     References
     ----------
     Maile, Wilson and Forré, Equivariance-aware Architectural Optimization of Neural Networks, ICLR 2023. Its
-    settings are ``DifferentiableSearch(mixture_epochs=50, learning_rate=1e-3, schedule="constant", alpha_learning_rate=1e-3,
-    alpha_interval=1, discretize=False)``.
+    settings are ``DifferentiableSearch(mixture_epochs=50, learning_rate=1e-3, schedule="constant",
+    alpha_learning_rate=1e-3, alpha_interval=1, discretize=False)``.
     """
 
     def __init__(

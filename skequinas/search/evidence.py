@@ -1,14 +1,15 @@
 r"""Which symmetries the data reject, from one network that is free to break all of them.
 
-For a network f and a subgroup H let :math:`f_H(x) = \frac{1}{|H|} \sum_{h \in H} f(h x)` be its outputs averaged over H. If
-images and targets are distributed alike when they are moved by H, then, by Jensen's inequality for a convex loss,
+For a network f and a subgroup H let :math:`f_H(x) = \frac{1}{|H|} \sum_{h \in H} f(h x)` be its outputs averaged
+over H. If images and targets are distributed alike when they are moved by H, then, by Jensen's inequality for a
+convex loss,
 
 .. math:: E\,L(f_H(X), Y) \le E\,\frac{1}{|H|} \sum_h L(f(h X), Y) = E\,L(f(X), Y) :
 
-averaging over a symmetry that the task has cannot hurt, however f was trained, while averaging over one that it does not have
-mixes up what f has learned to tell apart. Both losses come from the same network and the same held-out images, so the
-difference is free of the noise between one training and another. It takes |G| passes over the held-out images for
-all subgroups at once.
+averaging over a symmetry that the task has cannot hurt, however f was trained, while averaging over one that it does
+not have mixes up what f has learned to tell apart. Both losses come from the same network and the same held-out
+images, so the difference is free of the noise between one training and another. It takes |G| passes over the
+held-out images for all subgroups at once.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 
 from skequinas.groups import Subgroup
 from skequinas.networks import Architecture
@@ -18,12 +19,13 @@ class EvolutionarySearch(Search):
 
     Each generation, every parent yields itself, its head relaxed to smaller subgroups, and each earlier layer
     relaxed to the constraint of the layer after it. Children inherit the weights through the equivariance
-    relaxation morphism, so they start from their parent's function. All are trained for a while on the same mini-batches. The
-    next parents are the Pareto front of validation error and number of parameters, filled up by validation error.
+    relaxation morphism, so they start from their parent's function. All are trained for a while on the same
+    mini-batches. The next parents are the Pareto front of validation error and number of parameters, filled up by
+    validation error.
 
     A guided search (not in the paper) also trains one unconstrained network from the start and asks it which symmetries
-    the data reject, see `skequinas.search.evidence`. The head is then relaxed to just the largest symmetry that is not rejected, and
-    the generations are spent on which layers have to follow.
+    the data reject, see `skequinas.search.evidence`. The head is then relaxed to just the largest symmetry that is
+    not rejected, and the generations are spent on which layers have to follow.
 
     Parameters
     ----------
@@ -38,8 +40,8 @@ class EvolutionarySearch(Search):
     guided : bool, default=True
         False explores all symmetries by relaxation alone, and chooses by validation loss.
     moves : {"maximal", "all"}, default="maximal"
-        In a search that is not guided: whether the head is relaxed to the maximal subgroups of its constraint, one step down
-        the lattice at a time, or to all proper subgroups at once.
+        In a search that is not guided: whether the head is relaxed to the maximal subgroups of its constraint, one
+        step down the lattice at a time, or to all proper subgroups at once.
     revisit : bool, default=False
         Whether a relaxation that was tried and did not survive may be tried again.
     optimizer : {"adamw", "sgd"}, default="adamw"
@@ -50,7 +52,8 @@ class EvolutionarySearch(Search):
     tolerance : float, default=1.0
         The most symmetric candidate within so many standard errors of the best is chosen.
     rejection : float, default=2.0
-        The data reject a symmetry when averaging over it raises the validation loss by more than so many standard errors.
+        The data reject a symmetry when averaging over it raises the validation loss by more than so many standard
+        errors.
 
     References
     ----------
@@ -132,13 +135,12 @@ class EvolutionarySearch(Search):
         constraints = architecture.constraints
         head, target = constraints[-1], self.symmetry_
         assert isinstance(head, Subgroup)
+        smaller = head.maximal_subgroups if self.moves == "maximal" else head.subgroups[1:]
         if target is not None:
             smaller = (target,) if target < head else ()
-        else:
-            smaller = head.maximal_subgroups if self.moves == "maximal" else head.subgroups[1:]
         for subgroup in smaller:
             yield architecture.relaxed(-1, subgroup)
-        for layer, (own, following) in enumerate(zip(constraints[:-1], constraints[1:], strict=True)):
+        for layer, (own, following) in enumerate(pairwise(constraints)):
             if own != following:
                 assert isinstance(following, Subgroup)
                 yield architecture.relaxed(layer, following)

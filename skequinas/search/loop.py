@@ -33,10 +33,13 @@ SEARCHES: dict[str, type[Search]] = {
 def resolve_search(search: str | Search) -> Search:
     """A search of that name with its default settings, or a fresh copy of a search object."""
     if isinstance(search, Search):
-        return clone(search)
+        copy: Search = clone(search)
+        return copy
     if search not in SEARCHES:
         names = ", ".join(repr(name) for name in SEARCHES)
-        raise ValueError(f"search={search!r} is unknown. Use one of {names}, or a search object such as EvolutionarySearch().")
+        raise ValueError(
+            f"search={search!r} is unknown. Use one of {names}, or a search object such as EvolutionarySearch()."
+        )
     return SEARCHES[search]()
 
 
@@ -58,8 +61,9 @@ def run_search(
         search.tell(evaluations)
         if not search.population_:
             raise DivergenceError(
-                f"All {len(proposals)} candidates of generation {search.generation_ - 1} diverged: the training loss became NaN or "
-                f"infinite. Reduce learning_rate={proposals[0].training.learning_rate:g}, or scale X and y."
+                f"All {len(proposals)} candidates of generation {search.generation_ - 1} diverged: the training loss "
+                f"became NaN or infinite. Reduce learning_rate={proposals[0].training.learning_rate:g}, or scale X and "
+                "y."
             )
 
 
