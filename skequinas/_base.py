@@ -178,6 +178,11 @@ class BaseEquivariantNAS(BaseEstimator, ABC):
         n_outputs = self._n_outputs
         if isinstance(self.architecture, Architecture):
             given = self.architecture
+            if given.group != parse_group(self.group):
+                raise ValueError(
+                    f"architecture has the search group {given.group}, but group={str(self.group)!r}. Pass "
+                    f"group={given.group.name!r} too."
+                )
             if (given.image_size, given.in_channels, given.n_outputs) != (size, channels, n_outputs):
                 raise ValueError(
                     f"architecture is for {given.in_channels} channels of {given.image_size}x{given.image_size} pixels "

@@ -152,7 +152,12 @@ def test_a_fraction_of_an_epoch_is_the_beginning_of_a_longer_training() -> None:
     at_half: list[State] = []
     train(in_two, toy_data(), CONSTANT, 0.5, seed=0)
     train(
-        at_once, toy_data(), CONSTANT, 1, seed=0, on_step=lambda: at_half.append(state_of(at_once)) if next(counts) == 1 else None
+        at_once,
+        toy_data(),
+        CONSTANT,
+        1,
+        seed=0,
+        on_step=lambda: at_half.append(state_of(at_once)) if next(counts) == 1 else None,
     )
     assert_same_state(in_two.state_dict(), at_half[0])
 
@@ -261,7 +266,9 @@ def test_the_logits_follow_the_gradient_on_the_held_out_data(flipped: bool) -> N
     clear = gradient.abs() > 1e-4
     assert clear.any()
     assert torch.equal(moved[clear].sign(), -gradient[clear].sign())
-    torch.testing.assert_close(moved[clear].abs(), torch.full_like(moved[clear], SETTINGS.alpha_learning_rate), rtol=1e-2, atol=0)
+    torch.testing.assert_close(
+        moved[clear].abs(), torch.full_like(moved[clear], SETTINGS.alpha_learning_rate), rtol=1e-2, atol=0
+    )
 
 
 def test_the_logits_depend_on_the_held_out_data() -> None:
