@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -60,7 +61,7 @@ class BaseEquivariantNAS(BaseEstimator, ABC):
         "width": [Interval(Integral, 1, None, closed="left"), None],
         "image_shape": ["array-like", None],
         "max_epochs": [Interval(Real, 0, None, closed="neither"), None],
-        "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "batch_size": [Interval(Integral, 2, None, closed="left")],
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
         "weight_decay": [Interval(Real, 0, None, closed="left")],
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
@@ -122,14 +123,19 @@ class BaseEquivariantNAS(BaseEstimator, ABC):
         -------
         self
         """
-        images, y_checked = self._check_images(X, y)
+        search = resolve_search(self.search)
+        needs_validation = self.early_stopping or not isinstance(search, NoSearch)
+        X, y_checked = self._check(X, y, fitting=True, n_min=4 if needs_validation else 2)
+        images = as_images(X, self.image_shape_)
         device = resolve_device(self.device)
         targets = self._encode_targets(y_checked).to(device)
         images = images.to(device)
         self.preprocessing_ = Preprocessing(images).to(device)
-        seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
-        search = resolve_search(self.search)
-        split = self._split(DataPart(images, targets, self.preprocessing_, self._objective), y_checked, seed, search)
+        # without a seed, fresh entropy: numpy's global state is left alone
+        rng = np.random.RandomState() if self.random_state is None else check_random_state(self.random_state)
+        seed = int(rng.randint(np.iinfo(np.int32).max))
+        whole = DataPart(images, targets, self.preprocessing_, self._objective)
+        split = self._split(whole, y_checked, seed) if needs_validation else _Split(whole, whole, None)
         architecture = self._initial_architecture(split.whole, device)
         epochs = self.max_epochs or float(np.clip(round(32_000 / len(images)), 4, 80))
         training = TrainingSettings(self.learning_rate, batch_size=self.batch_size, weight_decay=self.weight_decay)
@@ -142,31 +148,28 @@ class BaseEquivariantNAS(BaseEstimator, ABC):
         self._report(search, split)
         return self
 
-    def _check_images(self, X: Any, y: Any = None) -> tuple[Tensor, Any]:
-        """X as a tensor of images, with y checked beside it in `fit`, or with the shape that was fitted."""
-        fitting = y is not None
+    def _check(self, X: Any, y: Any = None, *, fitting: bool = False, n_min: int = 1) -> tuple[NDArray[Any], Any]:
+        """X as finite rows, with y beside it when fitting; otherwise X must have the image shape that was fitted."""
         X = X.numpy(force=True) if isinstance(X, Tensor) else np.asarray(X) if isinstance(X, list | tuple) else X
         shape = tuple(X.shape[1:]) if getattr(X, "ndim", 2) > 2 else None
         if shape is not None:
-            X = X.reshape(X.shape[0], -1)
+            X = X.reshape(X.shape[0], math.prod(shape))
         if fitting:
-            X, y = validate_data(self, X, y, ensure_min_samples=2, **self._target_checks)
+            X, y = validate_data(self, X, y, ensure_min_samples=n_min, **self._target_checks)
             self.image_shape_ = infer_image_shape(shape or X.shape[1:], self.image_shape)
-        else:
-            X = validate_data(self, X, reset=False)
-            if shape is not None and shape != self.image_shape_:
-                raise ValueError(
-                    f"X has images of shape {shape}, but {type(self).__name__} was fitted with images of shape "
-                    f"{self.image_shape_}."
-                )
-        return as_images(X, self.image_shape_), y
+            return X, y
+        X = validate_data(self, X, reset=False)
+        if shape is not None and shape != self.image_shape_:
+            raise ValueError(
+                f"X has images of shape {shape}, but {type(self).__name__} was fitted with images of shape "
+                f"{self.image_shape_}."
+            )
+        return X, None
 
-    def _split(self, whole: DataPart, y: NDArray[Any], seed: int, search: Search) -> _Split:
-        """Hold a part of the data out where the search or early stopping needs it."""
-        if isinstance(search, NoSearch) and not self.early_stopping:
-            return _Split(whole, whole, None)
+    def _split(self, whole: DataPart, y: NDArray[Any], seed: int) -> _Split:
+        """Hold a part of the data out, with at least two samples on either side."""
         n = len(whole)
-        n_validation = min(n - 1, max(1, round(self.validation_fraction * n)))
+        n_validation = min(n - 2, max(2, round(self.validation_fraction * n)))
         rows = train_test_split(
             np.arange(n), test_size=n_validation, stratify=self._strata(y, n_validation), random_state=seed
         )
@@ -254,7 +257,8 @@ class BaseEquivariantNAS(BaseEstimator, ABC):
     def _outputs(self, X: ArrayLike) -> NDArray[np.float64]:
         """The responses of the network to X, in float64."""
         check_is_fitted(self)
-        images, _ = self._check_images(X)
+        X, _ = self._check(X)
+        images = as_images(X, self.image_shape_)
         device = self.preprocessing_.mean.device
         with torch.inference_mode():
             parts = [self._respond(self.preprocessing_(x.to(device))) for x in images.split(_PREDICTION_BATCH)]

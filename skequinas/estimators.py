@@ -43,7 +43,7 @@ class EquivariantNASClassifier(ClassifierMixin, BaseEquivariantNAS):
         Passes over the data in the final training, to which those of the search are in proportion. None makes it about
         500 mini-batches of 64.
     batch_size : int, default=64
-        Images in a mini-batch.
+        Images in a mini-batch, at least 2.
     learning_rate : float, default=0.005
         The highest rate of the one-cycle schedule (AdamW).
     weight_decay : float, default=0.01
@@ -165,7 +165,8 @@ class EquivariantNASClassifier(ClassifierMixin, BaseEquivariantNAS):
         ndarray of shape (n,)
             Labels from ``classes_``.
         """
-        labels: NDArray[Any] = self.classes_[self.predict_proba(X).argmax(axis=1)]
+        probabilities = self.predict_proba(X)
+        labels: NDArray[Any] = self.classes_[probabilities.argmax(axis=1)]
         return labels
 
 
@@ -194,7 +195,7 @@ class EquivariantNASRegressor(RegressorMixin, BaseEquivariantNAS):
         Passes over the data in the final training, to which those of the search are in proportion. None makes it about
         500 mini-batches of 64.
     batch_size : int, default=64
-        Images in a mini-batch.
+        Images in a mini-batch, at least 2.
     learning_rate : float, default=0.005
         The highest rate of the one-cycle schedule (AdamW).
     weight_decay : float, default=0.01
@@ -273,6 +274,11 @@ class EquivariantNASRegressor(RegressorMixin, BaseEquivariantNAS):
     def _strata(self, y: NDArray[Any], n_validation: int) -> NDArray[Any] | None:
         return None
 
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags
+
     def _respond(self, inputs: Tensor) -> Tensor:
         targets: Tensor = self.module_(inputs)
         return targets
@@ -290,5 +296,6 @@ class EquivariantNASRegressor(RegressorMixin, BaseEquivariantNAS):
         ndarray of shape (n,) or (n, n_outputs)
             As y was in `fit`.
         """
-        targets: NDArray[np.float64] = self.target_scaler_.inverse_transform(self._outputs(X))
+        outputs = self._outputs(X)
+        targets: NDArray[np.float64] = self.target_scaler_.inverse_transform(outputs)
         return targets.ravel() if self._flat_target else targets

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ def infer_image_shape(sample_shape: tuple[int, ...], image_shape: tuple[int, ...
         When the shapes contradict each other, or when there is more than one reading.
     """
     if image_shape is not None:
-        return _check_image_shape(sample_shape, tuple(int(s) for s in image_shape))
+        return _check_image_shape(sample_shape, image_shape)
     if len(sample_shape) == 1:
         n = sample_shape[0]
         side = math.isqrt(n)
@@ -62,9 +63,11 @@ def infer_image_shape(sample_shape: tuple[int, ...], image_shape: tuple[int, ...
 
 
 def _check_image_shape(sample_shape: tuple[int, ...], image_shape: tuple[int, ...]) -> tuple[int, ...]:
-    if len(image_shape) not in (2, 3) or min(image_shape) < 1:
+    image_shape = tuple(image_shape)
+    whole = all(isinstance(s, Integral) and s > 0 for s in image_shape)
+    if len(image_shape) not in (2, 3) or not whole:
         raise ValueError(
-            f"image_shape={image_shape} must be two or three positive numbers: height, width and channels."
+            f"image_shape={image_shape} must be two or three positive whole numbers: height, width and channels."
         )
     fits = math.prod(sample_shape) == math.prod(image_shape)
     if not fits or (len(sample_shape) > 1 and sample_shape != image_shape):
@@ -72,20 +75,23 @@ def _check_image_shape(sample_shape: tuple[int, ...], image_shape: tuple[int, ..
             f"image_shape={image_shape} does not fit X, whose samples have shape {sample_shape} "
             f"({math.prod(sample_shape)} values, not {math.prod(image_shape)})."
         )
-    return image_shape
+    return tuple(int(s) for s in image_shape)
 
 
 def _channel_axis(shape: tuple[int, ...]) -> int | None:
     """Where the channels are in an image shape: None, 0 (first) or 2 (last)."""
     if len(shape) == 2:
         return None
+    first, last = shape[0] in _CHANNELS, shape[2] in _CHANNELS
+    if first != last:
+        return 0 if first else 2
     if (shape[0] == shape[1]) != (shape[1] == shape[2]):  # one pair of equal sides: these are the height and width
         return 2 if shape[0] == shape[1] else 0
     return 0 if shape[0] < shape[2] else 2
 
 
 def as_images(X: NDArray[Any], image_shape: tuple[int, ...]) -> Tensor:
-    """Finite numbers of shape (n, ...) as a tensor (n, channels, height, width): uint8 stays, the rest is float32.
+    """Finite numbers of shape (n, ...) as a tensor (n, channels, height, width): uint8 and floats as they are.
 
     Parameters
     ----------
@@ -95,7 +101,10 @@ def as_images(X: NDArray[Any], image_shape: tuple[int, ...]) -> Tensor:
         As from `infer_image_shape`.
     """
     n = X.shape[0]
-    X = X.astype(np.uint8 if X.dtype in (np.uint8, np.bool_) else np.float32, copy=False)
+    if X.dtype == np.bool_:
+        X = X.view(np.uint8)
+    elif X.dtype != np.uint8 and X.dtype not in (np.float16, np.float32, np.float64):
+        X = X.astype(np.float64)
     if X.ndim == 2:
         missing = math.prod(image_shape) - X.shape[1]
         X = np.pad(X, ((0, 0), (0, missing))) if missing else X
@@ -103,7 +112,8 @@ def as_images(X: NDArray[Any], image_shape: tuple[int, ...]) -> Tensor:
     axis = _channel_axis(image_shape)
     X = X[:, None] if axis is None else np.moveaxis(X, axis + 1, 1)
     X = np.ascontiguousarray(X)
-    return torch.from_numpy(X if X.flags.writeable else X.copy())
+    flat = torch.from_numpy((X if X.flags.writeable else X.copy()).ravel())
+    return flat.view(X.shape)  # the strides of an axis of length 1 are torch's own again, whatever they were
 
 
 class Preprocessing(nn.Module):
@@ -128,11 +138,13 @@ class Preprocessing(nn.Module):
             values = chunk.double()
             total += torch.stack([values.sum((0, 2, 3)), values.square().sum((0, 2, 3))]).cpu()
         mean, square = total / (images.numel() / images.shape[1])
+        if not square.isfinite().all():
+            raise ValueError("X has values so large that their squares overflow. Scale X to a smaller range.")
         # a channel that is constant, up to the round-off of the sums, keeps its scale
         variance = square - mean.square()
         std = torch.where(variance > 1e-12 * square, variance, torch.ones_like(variance)).sqrt()
-        self.register_buffer("mean", mean.float().reshape(-1, 1, 1))
-        self.register_buffer("std", std.float().reshape(-1, 1, 1))
+        self.register_buffer("mean", mean.reshape(-1, 1, 1))
+        self.register_buffer("std", std.reshape(-1, 1, 1))
         height, width = images.shape[2:]
         self.size = max(height, width)
         top, left = (self.size - height) // 2, (self.size - width) // 2
@@ -140,5 +152,6 @@ class Preprocessing(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(n, channels, height, width) of any real type to (n, channels, size, size) of float32."""
-        images = (images.to(self.mean.dtype) - self.mean) / self.std
+        working = torch.float64 if images.dtype == torch.float64 else torch.float32
+        images = ((images.to(working) - self.mean.to(working)) / self.std.to(working)).float()
         return F.pad(images, self.padding) if any(self.padding) else images

@@ -282,7 +282,7 @@ class _Head(nn.Module):
 
 
 def _inherit_conv(conv: EquivariantConv2d, parent: EquivariantConv2d) -> None:
-    if conv.constraints == parent.constraints:
+    if (type(conv), conv.constraints) == (type(parent), parent.constraints):
         conv.load_state_dict(parent.state_dict())
     elif isinstance(conv, GroupConv2d):
         conv.inherit(parent)

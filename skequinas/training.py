@@ -106,8 +106,8 @@ def resolve_device(device: str | torch.device) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         resolved = torch.device(device)
-        torch.empty(0, device=resolved)
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros(1, device=resolved).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(f"device={device!r} is not available ({error}). Use 'auto' or 'cpu'.") from error
     return resolved
 
@@ -159,7 +159,7 @@ def train(
     alphas = [p for name, p in parameters.items() if name.endswith("logits")]
     weights = [p for name, p in parameters.items() if not name.endswith("logits")]
     optimizer = _optimizer(weights, settings)
-    per_epoch = max(1, round(len(data) / settings.batch_size))
+    per_epoch = _batches_per_epoch(len(data), settings.batch_size)
     n_steps = max(1, round(epochs * per_epoch))
     schedule = _schedule(optimizer, settings, n_steps)
     batches = _endless(data, settings.batch_size, seed)
@@ -200,6 +200,8 @@ def train(
         if patience is not None and waited >= patience:
             break
     best.restore(network)
+    if not all(bool(p.isfinite().all()) for p in weights):
+        raise DivergenceError("The weights became NaN or infinite.")
     return log
 
 
@@ -237,10 +239,15 @@ def _schedule(
     return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
 
+def _batches_per_epoch(n: int, batch_size: int) -> int:
+    """As many as give batches of about the size, and of two samples at least, which batch norm needs."""
+    return max(1, min(round(n / batch_size), n // 2))
+
+
 def _endless(data: DataPart, batch_size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Mini-batches, epoch after epoch, each in a new order."""
     generator = torch.Generator().manual_seed(seed)
-    n_batches = max(1, round(len(data) / batch_size))
+    n_batches = _batches_per_epoch(len(data), batch_size)
     while True:
         order = torch.randperm(len(data), generator=generator).to(data.images.device)
         for rows in order.tensor_split(n_batches):
@@ -254,7 +261,7 @@ class _AlphaStep:
         self, network: nn.Module, alphas: list[nn.Parameter], data: DataPart, settings: TrainingSettings, seed: int
     ) -> None:
         self.network, self.alphas, self.objective = network, alphas, data.objective
-        self.norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+        self.norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
         self.batches = _endless(data, settings.batch_size, seed)
         self.optimizer = torch.optim.Adam(alphas, lr=settings.alpha_learning_rate)
 

@@ -66,9 +66,7 @@ def test_averaging_over_what_the_data_do_not_have_can_raise_the_loss() -> None:
 
 @pytest.mark.parametrize("constraint", D4.subgroups, ids=str)
 def test_averaging_over_a_symmetry_of_the_network_changes_nothing(constraint) -> None:
-    evidence = averaging_evidence(
-        network_of(constraint.name), part(*random_data(CLASSIFICATION), CLASSIFICATION), D4
-    )
+    evidence = averaging_evidence(network_of(constraint.name), part(*random_data(CLASSIFICATION), CLASSIFICATION), D4)
     zero = [h for h in D4.subgroups if abs(evidence[h.name].mean) < 1e-12 and evidence[h.name].standard_error < 1e-12]
     assert zero == list(constraint.subgroups)
 

@@ -11,12 +11,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from os import PathLike
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from sklearn.base import BaseEstimator
 
@@ -102,7 +102,7 @@ class Evaluation:
             "n_parameters": self.architecture.n_parameters,
             "epochs": self.proposal.epochs,
             "validation_score": 1.0 - self.error,
-            "validation_score_standard_error": float(self.errors.std() / np.sqrt(n)),
+            "validation_score_standard_error": np.nan if self.diverged else float(self.errors.std() / np.sqrt(n)),
             "validation_loss": self.loss,
             "seconds": self.seconds,
         }
@@ -135,6 +135,7 @@ class Search(BaseEstimator, ABC):
     `start` makes the state: the population, the generation, and the records of everything that was tried.
     """
 
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {}
     tolerance: float = 1.0
     rejection: float = 2.0
 
@@ -151,6 +152,8 @@ class Search(BaseEstimator, ABC):
             How a full training is done.
         seed : int
         """
+        self._validate_params()
+        self._check_start(architecture)
         self.architecture_ = architecture
         self.epochs_ = float(epochs)
         self.training_ = training
@@ -208,6 +211,11 @@ class Search(BaseEstimator, ABC):
         number = None if parent is None else parent.proposal.number
         return Proposal(0, number, 0, architecture, epochs, training, 0, probe)
 
+    def _check_start(self, architecture: Architecture) -> None:
+        """Raise an error if the search cannot begin with this architecture."""
+        if architecture.is_mixed:
+            raise ValueError(f"architecture has mixed layers ({architecture}); a search begins with one subgroup each.")
+
     @abstractmethod
     def _propose(self) -> list[Proposal]:
         """The proposals of this generation, made with `_proposal`."""
@@ -253,9 +261,12 @@ class Search(BaseEstimator, ABC):
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Self:
         """Read a search of this class back from a file that `save` wrote."""
-        with safe_open(path, framework="pt") as file:
-            state = json.loads((file.metadata() or {}).get("skequinas_search", "{}"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        try:
+            with safe_open(path, framework="pt") as file:
+                state = json.loads((file.metadata() or {}).get("skequinas_search", "{}"))
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except SafetensorError as error:
+            raise ValueError(f"path={str(path)!r} is not a file that a search was saved to ({error}).") from error
         if state.get("search") != cls.__name__:
             raise ValueError(f"path={str(path)!r} holds {state.get('search', 'no search')}, not {cls.__name__}.")
         search = cls(**state["settings"])

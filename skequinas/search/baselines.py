@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 from skequinas.networks import Architecture
 from skequinas.search.base import Evaluation, Proposal, Search
 from skequinas.search.evolutionary import EvolutionarySearch
@@ -33,6 +35,18 @@ class RandomSearch(EvolutionarySearch):
     tolerance : float, default=1.0
         All as in `EvolutionarySearch`.
     """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        name: EvolutionarySearch._parameter_constraints[name]
+        for name in (
+            "n_generations",
+            "epochs_per_generation",
+            "warmup_epochs",
+            "population_size",
+            "moves",
+            "tolerance",
+        )
+    }
 
     def __init__(
         self,

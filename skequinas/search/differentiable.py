@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from numbers import Integral, Real
+from typing import Any, ClassVar
+
+from sklearn.utils._param_validation import Interval, StrOptions
 
 from skequinas.groups import Subgroup
 from skequinas.layers import EquivariantConv2d, MixedGroupConv2d
+from skequinas.networks import Architecture
 from skequinas.search.base import Evaluation, Proposal, Search
 
 __all__ = ["DifferentiableSearch"]
@@ -52,6 +57,18 @@ class DifferentiableSearch(Search):
     alpha_learning_rate=1e-3, alpha_interval=1, discretize=False)``.
     """
 
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "mixture_epochs": [Interval(Real, 0, None, closed="neither"), None],
+        "epochs_per_generation": [Interval(Real, 0, None, closed="neither"), None],
+        "learning_rate": [Interval(Real, 0, None, closed="neither"), None],
+        "schedule": [StrOptions({"one_cycle", "constant"})],
+        "alpha_learning_rate": [Interval(Real, 0, None, closed="neither")],
+        "alpha_interval": [Interval(Integral, 1, None, closed="left")],
+        "discretize": ["boolean"],
+        "tolerance": [Interval(Real, 0, None, closed="left")],
+        "rejection": [Interval(Real, 0, None, closed="left")],
+    }
+
     def __init__(
         self,
         mixture_epochs: float | None = None,
@@ -74,6 +91,13 @@ class DifferentiableSearch(Search):
         self.discretize = discretize
         self.tolerance = tolerance
         self.rejection = rejection
+
+    def _check_start(self, architecture: Architecture) -> None:
+        if set(architecture.constraints) != {architecture.group.whole}:
+            raise ValueError(
+                f"architecture has the constraints {architecture}, but a differentiable search mixes all subgroups in "
+                f"every layer. Leave its constraints out, or use search='evolutionary' or 'none'."
+            )
 
     def _propose(self) -> list[Proposal]:
         rate = self.training_.learning_rate if self.learning_rate is None else self.learning_rate

@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
+from numbers import Integral, Real
+from typing import Any, ClassVar
+
+from sklearn.utils._param_validation import Interval, StrOptions
 
 from skequinas.groups import Subgroup
 from skequinas.networks import Architecture
@@ -61,6 +65,21 @@ class EvolutionarySearch(Search):
     settings are ``EvolutionarySearch(n_generations=50, epochs_per_generation=0.2, warmup_epochs=0.2, population_size=5,
     guided=False, moves="all", revisit=True, optimizer="sgd", learning_rate=0.05, schedule="constant")``.
     """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "n_generations": [Interval(Integral, 0, None, closed="left")],
+        "epochs_per_generation": [Interval(Real, 0, None, closed="neither"), None],
+        "warmup_epochs": [Interval(Real, 0, None, closed="neither"), None],
+        "population_size": [Interval(Integral, 1, None, closed="left")],
+        "guided": ["boolean"],
+        "moves": [StrOptions({"maximal", "all"})],
+        "revisit": ["boolean"],
+        "optimizer": [StrOptions({"adamw", "sgd"})],
+        "learning_rate": [Interval(Real, 0, None, closed="neither"), None],
+        "schedule": [StrOptions({"one_cycle", "constant"})],
+        "tolerance": [Interval(Real, 0, None, closed="left")],
+        "rejection": [Interval(Real, 0, None, closed="left")],
+    }
 
     def __init__(
         self,
@@ -137,7 +156,7 @@ class EvolutionarySearch(Search):
         assert isinstance(head, Subgroup)
         smaller = head.maximal_subgroups if self.moves == "maximal" else head.subgroups[1:]
         if target is not None:
-            smaller = (target,) if target < head else ()
+            smaller = (target & head,) if not head <= target else ()
         for subgroup in smaller:
             yield architecture.relaxed(-1, subgroup)
         for layer, (own, following) in enumerate(pairwise(constraints)):

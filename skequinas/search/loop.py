@@ -61,8 +61,8 @@ def run_search(
         search.tell(evaluations)
         if not search.population_:
             raise DivergenceError(
-                f"All {len(proposals)} candidates of generation {search.generation_ - 1} diverged: the training loss "
-                f"became NaN or infinite. Reduce learning_rate={proposals[0].training.learning_rate:g}, or scale X and "
+                f"Generation {search.generation_ - 1} left no candidate to go on with: the training loss became NaN or "
+                f"infinite. Reduce learning_rate={proposals[0].training.learning_rate:g}, or scale X and "
                 "y."
             )
 
