@@ -64,7 +64,8 @@ def infer_image_shape(sample_shape: tuple[int, ...], image_shape: tuple[int, ...
 
 def _check_image_shape(sample_shape: tuple[int, ...], image_shape: tuple[int, ...]) -> tuple[int, ...]:
     image_shape = tuple(image_shape)
-    whole = all(isinstance(s, Integral) and s > 0 for s in image_shape)
+    numbers: tuple[object, ...] = image_shape
+    whole = all(isinstance(s, Integral) and int(s) > 0 for s in numbers)
     if len(image_shape) not in (2, 3) or not whole:
         raise ValueError(
             f"image_shape={image_shape} must be two or three positive whole numbers: height, width and channels."
@@ -104,7 +105,7 @@ def as_images(X: NDArray[Any], image_shape: tuple[int, ...]) -> Tensor:
     if X.dtype == np.bool_:
         X = X.view(np.uint8)
     elif X.dtype != np.uint8 and X.dtype not in (np.float16, np.float32, np.float64):
-        X = X.astype(np.float64)
+        X = X.astype(np.float32 if X.dtype.itemsize <= 2 else np.float64)  # exact for whole numbers
     if X.ndim == 2:
         missing = math.prod(image_shape) - X.shape[1]
         X = np.pad(X, ((0, 0), (0, missing))) if missing else X

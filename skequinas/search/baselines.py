@@ -12,7 +12,10 @@ __all__ = ["NoSearch", "RandomSearch"]
 
 
 class NoSearch(Search):
-    """No search: the architecture stays constrained to the whole group."""
+    """No search: the architecture stays as it is, constrained to the whole group unless the user gives another one."""
+
+    def _check_start(self, architecture: Architecture) -> None:
+        """Take any architecture, one with mixed layers too."""
 
     def _propose(self) -> list[Proposal]:
         return []
