@@ -232,12 +232,12 @@ class BaseEquivariantNAS(BaseEstimator, ABC):
         self.n_parameters_ = self.architecture_.n_parameters
         self.search_ = search
         self.search_results_ = _columns(search.records_)
-        held_out = (split.validation or split.whole).images[:_MEASURED_IMAGES]
+        images = (split.validation or split.whole).images[:_MEASURED_IMAGES]
         self.learned_symmetry_ = LearnedSymmetry(
             self.architecture_.group.name,
             self.architecture_.symmetry.name,
             dict(zip(self.architecture_.layer_names, self.architecture_.constraint_names, strict=True)),
-            measured_change(self._respond, self.preprocessing_(held_out), self.architecture_.group),
+            measured_change(self._respond, self.preprocessing_(images), self.architecture_.group),
             search.shares_,
             search.evidence_,
         )

@@ -28,8 +28,9 @@ class LearnedSymmetry:
         From the name of each layer ("layer 1", ..., "head") to the name of its constraint.
     measured_change : dict
         From the name of each element of the search group to how much the output changes when the images are moved by
-        it, relative to how much it varies between images: root mean square over held-out images (all images where none
-        were held out). 0 is no change; about 1.4 is as different as another image's output.
+        it, relative to how much it varies between images: root mean square over up to 512 of the images given to
+        ``fit``, those of the validation part where there is one. 0 is no change; about 1.4 is as different as another
+        image's output.
     layer_weights : dict or None
         After a differentiable search: from the name of each layer to a dict with the learned share of every subgroup.
     evidence : dict or None
@@ -57,7 +58,7 @@ class LearnedSymmetry:
         ]
         if self.evidence is not None:
             text = ", ".join(f"{name} {mean:+.3f} ± {se:.3f}" for name, (mean, se) in self.evidence.items())
-            lines.append(f"  validation loss when averaged over each symmetry: {text}")
+            lines.append(f"  rise of the validation loss when averaged over a symmetry (none if the task has it): {text}")
         if self.layer_weights is not None:
             lines.append("  learned shares:")
             for layer, shares in self.layer_weights.items():

@@ -317,7 +317,6 @@ def test_a_file_of_something_else_is_refused(search: Search, tmp_path: Path) -> 
         type(search).load(tmp_path / "tensors")
 
 
-@pytest.mark.xfail(strict=True, reason="safetensors' own exception, which is not a ValueError, comes through")
 @pytest.mark.parametrize("content", [b"", b"not a search", bytes(100)], ids=["empty", "text", "zeros"])
 def test_a_file_of_another_format_is_refused(search: Search, content: bytes, tmp_path: Path) -> None:
     (tmp_path / "text").write_bytes(content)
@@ -337,12 +336,6 @@ def test_a_saved_search_holds_json_and_arrays_only(search: Search, tmp_path: Pat
 # --- the loop ---
 
 
-_INF_MINUS_INF = pytest.mark.xfail(
-    strict=True, raises=RuntimeWarning, reason="the standard error of infinite errors warns: invalid value in subtract"
-)
-
-
-@_INF_MINUS_INF
 def test_one_candidate_that_diverges_is_dropped_and_the_search_goes_on() -> None:
     def fail(proposal: Proposal) -> None:
         if proposal.number == 3:
@@ -356,17 +349,10 @@ def test_one_candidate_that_diverges_is_dropped_and_the_search_goes_on() -> None
     assert search.result() is not None
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param("evolutionary", marks=_INF_MINUS_INF),
-        pytest.param("random", marks=_INF_MINUS_INF),
-        "differentiable",
-    ],
-)
+@pytest.mark.parametrize("name", ["evolutionary", "random", "differentiable"])
 def test_when_all_candidates_diverge_there_is_one_clear_error(name: str) -> None:
     search = clone(SEARCHES[name]).start(START, 2.0, TrainingSettings(learning_rate=1e30, batch_size=8), 0)
-    with pytest.raises(DivergenceError, match=r"generation \d diverged.*Reduce learning_rate="):
+    with pytest.raises(DivergenceError, match=r"Generation \d left no candidate.*Reduce learning_rate="):
         run(search)
 
 
@@ -398,7 +384,6 @@ def test_the_published_settings_can_be_made(search: Search) -> None:
     assert first.training.schedule == "constant"
 
 
-@pytest.mark.xfail(strict=True, reason="a setting that is unknown acts as one of the known ones, without a word")
 @pytest.mark.parametrize("setting", [{"moves": "none"}, {"optimizer": "lion"}, {"schedule": "sometimes"}], ids=str)
 def test_an_unknown_setting_is_refused(setting: dict[str, str]) -> None:
     ((name, value),) = setting.items()
