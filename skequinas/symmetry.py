@@ -58,7 +58,9 @@ class LearnedSymmetry:
         ]
         if self.evidence is not None:
             text = ", ".join(f"{name} {mean:+.3f} ± {se:.3f}" for name, (mean, se) in self.evidence.items())
-            lines.append(f"  rise of the validation loss when averaged over a symmetry (none if the task has it): {text}")
+            lines.append(
+                f"  rise of the validation loss when averaged over a symmetry (none if the task has it): {text}"
+            )
         if self.layer_weights is not None:
             lines.append("  learned shares:")
             for layer, shares in self.layer_weights.items():

@@ -190,14 +190,8 @@ class Search(BaseEstimator, ABC):
         return largest_accepted(self.architecture_.group, self.evidence_, self.rejection)
 
     def result(self) -> Evaluation | None:
-        """The chosen candidate, or None before the first `tell`.
-
-        It is the most symmetric within the tolerance of the best, among those with the symmetry that the evidence calls
-        for where there is evidence.
-        """
-        called_for = [e for e in self.population_ if e.architecture.symmetry == self.symmetry_]
-        candidates = called_for or self.population_
-        return choose(candidates, self.tolerance) if candidates else None
+        """The chosen candidate, the most symmetric within the tolerance of the best. None before the first `tell`."""
+        return choose(self.population_, self.tolerance) if self.population_ else None
 
     def _proposal(
         self,

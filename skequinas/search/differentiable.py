@@ -31,7 +31,7 @@ class DifferentiableSearch(Search):
     Parameters
     ----------
     mixture_epochs : float or None, default=None
-        Length of the first stage; None is half of a full training.
+        Length of the first stage; None is that of a full training.
     epochs_per_generation : float or None, default=None
         Length of the training after tightening; None is a quarter of a full training.
     learning_rate : float or None, default=None
@@ -112,7 +112,7 @@ class DifferentiableSearch(Search):
                 alpha_learning_rate=self.alpha_learning_rate,
                 alpha_interval=self.alpha_interval,
             )
-            epochs = self.epochs_ / 2 if self.mixture_epochs is None else self.mixture_epochs
+            epochs = self.epochs_ if self.mixture_epochs is None else self.mixture_epochs
             return [self._proposal(mixed, epochs, training, probe=True)]
         if self.generation_ > 1 or not self.discretize or not self.population_:
             return []

@@ -38,7 +38,10 @@ class EvolutionarySearch(Search):
     epochs_per_generation : float or None, default=None
         How long all candidates of a generation are trained; None is an eighth of a full training.
     warmup_epochs : float or None, default=None
-        How long the first network, and the unconstrained one, are trained before; None is a half of a full training.
+        How long the first network is trained before; None is a half of a full training.
+    probe_epochs : float or None, default=None
+        How long the unconstrained network is trained; None is a full training. Before a network has learned to use
+        what breaks a symmetry it cannot be asked.
     population_size : int, default=4
         Parents of a generation, at least; the Pareto front is never cut.
     guided : bool, default=True
@@ -70,6 +73,7 @@ class EvolutionarySearch(Search):
         "n_generations": [Interval(Integral, 0, None, closed="left")],
         "epochs_per_generation": [Interval(Real, 0, None, closed="neither"), None],
         "warmup_epochs": [Interval(Real, 0, None, closed="neither"), None],
+        "probe_epochs": [Interval(Real, 0, None, closed="neither"), None],
         "population_size": [Interval(Integral, 1, None, closed="left")],
         "guided": ["boolean"],
         "moves": [StrOptions({"maximal", "all"})],
@@ -87,6 +91,7 @@ class EvolutionarySearch(Search):
         *,
         epochs_per_generation: float | None = None,
         warmup_epochs: float | None = None,
+        probe_epochs: float | None = None,
         population_size: int = 4,
         guided: bool = True,
         moves: str = "maximal",
@@ -100,6 +105,7 @@ class EvolutionarySearch(Search):
         self.n_generations = n_generations
         self.epochs_per_generation = epochs_per_generation
         self.warmup_epochs = warmup_epochs
+        self.probe_epochs = probe_epochs
         self.population_size = population_size
         self.guided = guided
         self.moves = moves
@@ -134,7 +140,8 @@ class EvolutionarySearch(Search):
         proposals = [self._proposal(start, epochs, self._training(1.0))]
         if self.guided and group.order > 1:
             free = start.with_constraints((group.trivial,) * start.n_layers)
-            proposals.append(self._proposal(free, epochs, self._training(1.0), probe=True))
+            epochs = self.epochs_ if self.probe_epochs is None else self.probe_epochs
+            proposals.append(self._proposal(free, epochs, self.training_, probe=True))
         return proposals
 
     def _children(self) -> list[tuple[Evaluation, Architecture]]:
@@ -166,6 +173,8 @@ class EvolutionarySearch(Search):
 
     def _survivors(self, evaluations: list[Evaluation]) -> list[Evaluation]:
         evaluations = [e for e in evaluations if not e.proposal.probe]
+        called_for = [e for e in evaluations if e.architecture.symmetry == self.symmetry_]
+        evaluations = called_for or evaluations
         front = pareto_front(evaluations)
         rest = sorted((e for e in evaluations if e not in front), key=lambda e: e.error)
         return front + rest[: max(0, self.population_size - len(front))]
