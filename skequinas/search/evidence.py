@@ -2,14 +2,21 @@ r"""Which symmetries the data reject, from one network that is free to break all
 
 For a network f and a subgroup H let :math:`f_H(x) = \frac{1}{|H|} \sum_{h \in H} f(h x)` be its outputs averaged
 over H. If images and targets are distributed alike when they are moved by H, then, by Jensen's inequality for a
-convex loss,
+convex loss L,
 
-.. math:: E\,L(f_H(X), Y) \le E\,\frac{1}{|H|} \sum_h L(f(h X), Y) = E\,L(f(X), Y) :
+.. math:: E\,L(f_H(X), Y) \le \frac{1}{|H|} \sum_h E\,L(f(h X), Y) = E\,L(f(X), Y)
 
-averaging over a symmetry that the task has cannot hurt, however f was trained, while averaging over one that it does
-not have mixes up what f has learned to tell apart. Both losses come from the same network and the same held-out
-images, so the difference is free of the noise between one training and another. It takes |G| passes over the
-held-out images for all subgroups at once.
+for every f that does not depend on the images which the loss is measured on. So a loss that *rises* beyond chance
+when the outputs are averaged is evidence against H. A loss that does not rise is only the absence of such evidence:
+a network that has learned little cannot be asked.
+
+Both losses come from the same network and the same held-out images, so the noise between one training and another
+drops out. An overconfident network would gain from averaging merely because averages are smaller; its outputs are
+therefore first scaled by the one factor that suits it best. A group counts as accepted only when none of its
+subgroups is rejected. All this takes |G| passes over the held-out images.
+
+For the mixture of a differentiable search the condition on f holds but for the alphas, a few numbers for each layer
+that are trained on the same held-out images.
 """
 
 from __future__ import annotations
@@ -29,6 +36,9 @@ from skequinas.training import EVALUATION_BATCH, DataPart
 __all__ = ["Increase", "averaging_evidence", "largest_accepted"]
 
 
+_FACTORS = tuple(2.0 ** (k / 4) for k in range(-24, 9))
+
+
 class Increase(NamedTuple):
     """By how much averaging over a subgroup raises the held-out loss, and the standard error of that."""
 
@@ -37,7 +47,7 @@ class Increase(NamedTuple):
 
     def exceeds(self, n_standard_errors: float) -> bool:
         """Whether the loss rises by more than so many standard errors."""
-        return self.mean > n_standard_errors * self.standard_error
+        return not self.mean <= n_standard_errors * self.standard_error  # not a number counts as a rise
 
 
 def averaging_evidence(network: nn.Module, data: DataPart, group: PointGroup) -> dict[str, Increase]:
@@ -51,18 +61,22 @@ def averaging_evidence(network: nn.Module, data: DataPart, group: PointGroup) ->
 
 
 def largest_accepted(group: PointGroup, evidence: Mapping[str, Increase], n_standard_errors: float) -> Subgroup:
-    """The largest subgroup that the data do not reject; of several as large, the one with the lowest loss."""
-    accepted = [h for h in group.subgroups if not evidence[h.name].exceeds(n_standard_errors)]
+    """The largest subgroup of which the data reject no part; of several as large, the one with the lowest loss."""
+    rejected = [h for h in group.subgroups if h.order > 1 and evidence[h.name].exceeds(n_standard_errors)]
+    accepted = [h for h in group.subgroups if not any(k <= h for k in rejected)]
     return min(accepted, key=lambda h: (-h.order, evidence[h.name].mean))
 
 
 @torch.inference_mode()
 def _averaged_losses(network: nn.Module, data: DataPart, group: PointGroup) -> dict[Subgroup, NDArray[np.float64]]:
     network.eval()
-    losses: dict[Subgroup, list[torch.Tensor]] = {h: [] for h in group.subgroups}
+    parts = []
     for rows in torch.arange(len(data), device=data.images.device).split(EVALUATION_BATCH):
-        inputs, targets = data.batch(rows)
-        outputs = torch.stack([network(transform_images(inputs, group, g)) for g in group.elements])
-        for h, parts in losses.items():
-            parts.append(data.objective.loss(outputs[list(h.elements)].mean(0), targets))
-    return {h: torch.cat(parts).double().cpu().numpy() for h, parts in losses.items()}
+        inputs, _ = data.batch(rows)
+        parts.append(torch.stack([network(transform_images(inputs, group, g)) for g in group.elements]))
+    outputs = torch.cat(parts, 1)
+    loss, targets = data.objective.loss, data.targets
+    factor = min(_FACTORS, key=lambda s: float(loss(s * outputs[0], targets).mean()))
+    return {
+        h: loss(factor * outputs[list(h.elements)].mean(0), targets).double().cpu().numpy() for h in group.subgroups
+    }

@@ -167,9 +167,10 @@ class EvolutionarySearch(Search):
         for subgroup in smaller:
             yield architecture.relaxed(-1, subgroup)
         for layer, (own, following) in enumerate(pairwise(constraints)):
-            if own != following:
-                assert isinstance(following, Subgroup)
-                yield architecture.relaxed(layer, following)
+            assert isinstance(own, Subgroup)
+            assert isinstance(following, Subgroup)
+            if not own <= following:
+                yield architecture.relaxed(layer, own & following)
 
     def _survivors(self, evaluations: list[Evaluation]) -> list[Evaluation]:
         evaluations = [e for e in evaluations if not e.proposal.probe]
