@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from skequinas.groups import PointGroup, Subgroup, parse_group
@@ -179,6 +180,8 @@ class BaseEquivariantNAS(BaseEstimator, ABC):
     def _initial_architecture(self, data: DataPart, device: torch.device) -> Architecture:
         channels, size = data.images.shape[1], max(data.images.shape[2:])
         n_outputs = self._n_outputs
+        if self.width is not None and self.architecture != "auto":
+            raise ValueError(f"width={self.width} goes with architecture='auto' only. Set one of the two.")
         if isinstance(self.architecture, Architecture):
             given = self.architecture
             if given.group != parse_group(self.group):
@@ -210,7 +213,7 @@ class BaseEquivariantNAS(BaseEstimator, ABC):
             self.network_, history = chosen.network, []  # the learned mixture itself is the model
         else:
             network = EquivariantNetwork(architecture, torch.Generator().manual_seed(seed))
-            self.network_ = network.to(split.whole.images.device)
+            self.network_ = network.to(split.whole.images.device, torch.float32)
             last = Proposal(-1, None, search.generation_, architecture, epochs, training, seed)
             history = train(
                 self.network_,
@@ -227,7 +230,7 @@ class BaseEquivariantNAS(BaseEstimator, ABC):
 
     def _report(self, search: Search, split: _Split) -> None:
         """Set the fitted attributes that tell what was found."""
-        self.module_ = self.network_.to_plain()
+        plain = self.network_.to_plain()
         self.architecture_ = self.network_.architecture
         self.n_parameters_ = self.architecture_.n_parameters
         self.search_ = search
@@ -237,10 +240,14 @@ class BaseEquivariantNAS(BaseEstimator, ABC):
             self.architecture_.group.name,
             self.architecture_.symmetry.name,
             dict(zip(self.architecture_.layer_names, self.architecture_.constraint_names, strict=True)),
-            measured_change(self._respond, self.preprocessing_(images), self.architecture_.group),
+            measured_change(lambda x: self._respond(plain(x)), self.preprocessing_(images), self.architecture_.group),
             search.shares_,
             search.evidence_,
         )
+        # what is kept lies on the CPU, so that a model can be loaded where there is no GPU
+        self.module_ = plain.cpu()
+        for module in (self.network_, self.preprocessing_, *(e.network for e in search.population_)):
+            module.cpu()
 
     @contextmanager
     def _progress(self) -> Iterator[Any]:
@@ -259,9 +266,12 @@ class BaseEquivariantNAS(BaseEstimator, ABC):
         check_is_fitted(self)
         X, _ = self._check(X)
         images = as_images(X, self.image_shape_)
-        device = self.preprocessing_.mean.device
+        device = resolve_device(self.device)
+        network = nn.Sequential(self.preprocessing_, self.module_)
+        if device.type != "cpu":
+            network = copy.deepcopy(network).to(device)
         with torch.inference_mode():
-            parts = [self._respond(self.preprocessing_(x.to(device))) for x in images.split(_PREDICTION_BATCH)]
+            parts = [self._respond(network(x.to(device))) for x in images.split(_PREDICTION_BATCH)]
         return torch.cat(parts).double().cpu().numpy()
 
     @property
@@ -283,8 +293,8 @@ class BaseEquivariantNAS(BaseEstimator, ABC):
         """The labels whose shares the split keeps, if any."""
 
     @abstractmethod
-    def _respond(self, inputs: Tensor) -> Tensor:
-        """Preprocessed images to probabilities or scaled targets."""
+    def _respond(self, outputs: Tensor) -> Tensor:
+        """Outputs of the network to probabilities or scaled targets."""
 
 
 def _columns(rows: list[dict[str, Any]]) -> dict[str, NDArray[Any]]:

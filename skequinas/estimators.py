@@ -35,10 +35,11 @@ class EquivariantNASClassifier(ClassifierMixin, BaseEquivariantNAS):
     architecture : {"auto", "paper"} or Architecture, default="auto"
         The shape of the network. "auto" suits the images, "paper" is 8 layers of 16 and 32 fields with kernel 5.
     width : int or None, default=None
-        Channels of the first layers of an "auto" architecture; None lets it choose.
+        Channels of the first layers of an "auto" architecture (it is an error with another); None lets it choose.
     image_shape : tuple of int or None, default=None
-        (height, width), with the channels first or last if there are any. None reads rows as squares of one or three
-        (last) channels, padded to the next square where necessary.
+        (height, width), with the channels first or last if there are any: at the end that holds 1 to 4, else beside two
+        equal sides, else at the smaller end. None reads rows as squares of one or three (last) channels, padded to the
+        next square where necessary.
     max_epochs : float or None, default=None
         Passes over the data in the final training, to which those of the search are in proportion. None makes it about
         500 mini-batches of 64.
@@ -56,7 +57,7 @@ class EquivariantNASClassifier(ClassifierMixin, BaseEquivariantNAS):
     n_iter_no_change : int, default=10
         Epochs without a better validation loss before an early stop.
     device : str, default="auto"
-        "auto" is CUDA when available, else the CPU; or a name that torch knows.
+        "auto" is CUDA when available, else the CPU; or "cpu", "cuda", "cuda:1".
     random_state : int, RandomState instance or None, default=None
         Fixes the split, the initial weights, the mini-batches and the search.
     verbose : int, default=0
@@ -79,10 +80,10 @@ class EquivariantNASClassifier(ClassifierMixin, BaseEquivariantNAS):
     n_parameters_ : int
         Free parameters of the network.
     history_ : dict of ndarray
-        The final training: one entry for each epoch.
+        The final training: one entry for each epoch. Empty where a learned mixture is the model.
     search_results_ : dict of ndarray
         One entry for each candidate of the search: constraints, parent, generation, parameters, validation score,
-        seconds.
+        seconds. Empty without a search.
     search_ : Search
         The search with its last population.
     n_features_in_ : int
@@ -131,9 +132,8 @@ class EquivariantNASClassifier(ClassifierMixin, BaseEquivariantNAS):
         possible = counts.min() >= 2 and len(counts) <= min(n_validation, len(y) - n_validation)
         return y if possible else None
 
-    def _respond(self, inputs: Tensor) -> Tensor:
-        probabilities: Tensor = self.module_(inputs).softmax(1)
-        return probabilities
+    def _respond(self, outputs: Tensor) -> Tensor:
+        return outputs.softmax(1)
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
         """The probability of every class.
@@ -187,10 +187,11 @@ class EquivariantNASRegressor(RegressorMixin, BaseEquivariantNAS):
     architecture : {"auto", "paper"} or Architecture, default="auto"
         The shape of the network. "auto" suits the images, "paper" is 8 layers of 16 and 32 fields with kernel 5.
     width : int or None, default=None
-        Channels of the first layers of an "auto" architecture; None lets it choose.
+        Channels of the first layers of an "auto" architecture (it is an error with another); None lets it choose.
     image_shape : tuple of int or None, default=None
-        (height, width), with the channels first or last if there are any. None reads rows as squares of one or three
-        (last) channels, padded to the next square where necessary.
+        (height, width), with the channels first or last if there are any: at the end that holds 1 to 4, else beside two
+        equal sides, else at the smaller end. None reads rows as squares of one or three (last) channels, padded to the
+        next square where necessary.
     max_epochs : float or None, default=None
         Passes over the data in the final training, to which those of the search are in proportion. None makes it about
         500 mini-batches of 64.
@@ -208,7 +209,7 @@ class EquivariantNASRegressor(RegressorMixin, BaseEquivariantNAS):
     n_iter_no_change : int, default=10
         Epochs without a better validation loss before an early stop.
     device : str, default="auto"
-        "auto" is CUDA when available, else the CPU; or a name that torch knows.
+        "auto" is CUDA when available, else the CPU; or "cpu", "cuda", "cuda:1".
     random_state : int, RandomState instance or None, default=None
         Fixes the split, the initial weights, the mini-batches and the search.
     verbose : int, default=0
@@ -229,10 +230,10 @@ class EquivariantNASRegressor(RegressorMixin, BaseEquivariantNAS):
     n_parameters_ : int
         Free parameters of the network.
     history_ : dict of ndarray
-        The final training: one entry for each epoch.
+        The final training: one entry for each epoch. Empty where a learned mixture is the model.
     search_results_ : dict of ndarray
         One entry for each candidate of the search: constraints, parent, generation, parameters, validation score,
-        seconds.
+        seconds. Empty without a search.
     search_ : Search
         The search with its last population.
     n_features_in_ : int
@@ -279,9 +280,8 @@ class EquivariantNASRegressor(RegressorMixin, BaseEquivariantNAS):
         tags.target_tags.multi_output = True
         return tags
 
-    def _respond(self, inputs: Tensor) -> Tensor:
-        targets: Tensor = self.module_(inputs)
-        return targets
+    def _respond(self, outputs: Tensor) -> Tensor:
+        return outputs
 
     def predict(self, X: ArrayLike) -> NDArray[np.float64]:
         """The predicted targets.

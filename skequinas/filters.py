@@ -133,12 +133,14 @@ class KernelSpace:
     @cached_property
     def members(self) -> Tensor:
         """The positions of every orbit, int32 of shape (n_free, |H|); the first stands for its orbit."""
-        return torch.from_numpy(self._tables[0])
+        with torch.inference_mode(False):  # it is shared by all networks of the process, whoever asks first
+            return torch.from_numpy(self._tables[0])
 
     @cached_property
     def index(self) -> Tensor:
         """The orbit of every position, int32 of shape (n_positions,)."""
-        return torch.from_numpy(self._tables[1])
+        with torch.inference_mode(False):
+            return torch.from_numpy(self._tables[1])
 
     @cached_property
     def _tables(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:

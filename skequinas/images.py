@@ -121,7 +121,7 @@ class Preprocessing(nn.Module):
     """Standardise every channel and pad to a square with zeros, that is with the mean of the channel.
 
     The padding is the same on both sides; where the difference of height and width is odd, the last row or column gets
-    the one pixel more.
+    the one pixel more. Then a mirrored raw image becomes the mirrored square but for a shift by one pixel.
 
     Parameters
     ----------

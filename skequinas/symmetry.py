@@ -14,7 +14,7 @@ from skequinas.groups import PointGroup
 __all__ = ["LearnedSymmetry", "measured_change"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LearnedSymmetry:
     """The symmetry that a fitted model is constrained to, layer by layer, and what was measured.
 
@@ -23,7 +23,8 @@ class LearnedSymmetry:
     search_group : str
         The group in which the search looked.
     group : str
-        The group to which the fitted function is constrained: it cannot change under its elements.
+        The group to which the fitted function is constrained: its value for an image, padded to a square, cannot change
+        under the elements of this group.
     constraints : dict
         From the name of each layer ("layer 1", ..., "head") to the name of its constraint.
     measured_change : dict

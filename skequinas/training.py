@@ -101,11 +101,13 @@ class TrainingSettings:
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
-    """The device of that name; "auto" is CUDA when it is available, else the CPU."""
+    """The device of that name, a CPU or CUDA one; "auto" is CUDA when it is available, else the CPU."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         resolved = torch.device(device)
+        if resolved.type not in ("cpu", "cuda"):
+            raise NotImplementedError("only 'cpu' and 'cuda' devices are supported")
         torch.zeros(1, device=resolved).cpu()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(f"device={device!r} is not available ({error}). Use 'auto' or 'cpu'.") from error
@@ -189,7 +191,9 @@ def train(
 
         row = {"epoch": step / per_epoch, "loss": float(epoch_loss) / in_epoch}
         if not np.isfinite(row["loss"]):
-            raise DivergenceError(f"The training loss became {row['loss']} in epoch {row['epoch']:.3g}.")
+            raise DivergenceError(
+                f"The training loss became {row['loss']} in epoch {row['epoch']:.3g}. {_remedy(settings)}"
+            )
         epoch_loss.zero_()
         in_epoch = 0
         if validation is not None:
@@ -201,7 +205,7 @@ def train(
             break
     best.restore(network)
     if not all(bool(p.isfinite().all()) for p in weights):
-        raise DivergenceError("The weights became NaN or infinite.")
+        raise DivergenceError(f"The weights became NaN or infinite. {_remedy(settings)}")
     return log
 
 
@@ -237,6 +241,10 @@ def _schedule(
 
     factor = one_cycle if settings.schedule == "one_cycle" else lambda step: 1.0
     return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+def _remedy(settings: TrainingSettings) -> str:
+    return f"Reduce learning_rate={settings.learning_rate:g}, or scale X and y."
 
 
 def _batches_per_epoch(n: int, batch_size: int) -> int:

@@ -113,7 +113,8 @@ def choose(evaluations: Sequence[Evaluation], tolerance: float = 1.0) -> Evaluat
 
     A candidate qualifies when its validation loss exceeds the lowest one by at most ``tolerance`` standard errors of
     the difference, which is taken sample by sample (all candidates saw the same validation samples, so most of the
-    noise cancels). Among those the largest symmetry group wins, then the fewest parameters, then the loss.
+    noise cancels). Among those the largest symmetry group wins, then the fewest parameters, then the loss. The loss is
+    compared, not the error, since it tells more about a few hundred samples.
     """
     sound = [e for e in evaluations if not e.diverged]
     best = min(sound, key=lambda e: e.loss)
@@ -250,7 +251,7 @@ class Search(BaseEstimator, ABC):
                 for e in self.population_
             ],
         }
-        save_file(tensors, path, metadata={"skequinas_search": json.dumps(state)})
+        save_file(tensors, path, metadata={"skequinas_search": json.dumps(state, default=lambda v: v.item())})
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Self:

@@ -29,7 +29,8 @@ class EvolutionarySearch(Search):
 
     A guided search (not in the paper) also trains one unconstrained network from the start and asks it which symmetries
     the data reject, see `skequinas.search.evidence`. The head is then relaxed to just the largest symmetry that is
-    not rejected, and the generations are spent on which layers have to follow.
+    not rejected, candidates with another symmetry are dropped, and the generations are spent on which layers before the
+    head have to follow, one more in each generation.
 
     Parameters
     ----------
@@ -53,7 +54,8 @@ class EvolutionarySearch(Search):
         Whether a relaxation that was tried and did not survive may be tried again.
     optimizer : {"adamw", "sgd"}, default="adamw"
     learning_rate : float or None, default=None
-        None is that of a full training for the first networks, and 0.3 of it for the generations.
+        None is that of a full training for the first network, and 0.3 of it for the generations. The unconstrained
+        network is always trained as in a full training.
     schedule : {"one_cycle", "constant"}, default="one_cycle"
         With "one_cycle" the rate rises and falls within each generation, so that candidates are compared at rest.
     tolerance : float, default=1.0
@@ -65,12 +67,13 @@ class EvolutionarySearch(Search):
     References
     ----------
     Maile, Wilson and Forré, Equivariance-aware Architectural Optimization of Neural Networks, ICLR 2023. Its
-    settings are ``EvolutionarySearch(n_generations=50, epochs_per_generation=0.2, warmup_epochs=0.2, population_size=5,
-    guided=False, moves="all", revisit=True, optimizer="sgd", learning_rate=0.05, schedule="constant")``.
+    settings, with ``weight_decay=0`` in the estimator, are ``EvolutionarySearch(n_generations=50,
+    epochs_per_generation=0.2, warmup_epochs=0.2, population_size=5, guided=False, moves="all", revisit=True,
+    optimizer="sgd", learning_rate=0.05, schedule="constant")``.
     """
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        "n_generations": [Interval(Integral, 0, None, closed="left")],
+        "n_generations": [Interval(Integral, 1, None, closed="left")],
         "epochs_per_generation": [Interval(Real, 0, None, closed="neither"), None],
         "warmup_epochs": [Interval(Real, 0, None, closed="neither"), None],
         "probe_epochs": [Interval(Real, 0, None, closed="neither"), None],

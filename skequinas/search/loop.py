@@ -77,9 +77,10 @@ def _evaluation(
     started, evidence = time.perf_counter(), None
     if proposal.parent is None:
         generator = torch.Generator().manual_seed(proposal.seed)
-        network = EquivariantNetwork(proposal.architecture, generator).to(data.images.device)
+        network = EquivariantNetwork(proposal.architecture, generator)
     else:
         network = inherit(parents[proposal.parent], proposal.architecture)
+    network.to(data.images.device, torch.float32)
     try:
         train(
             network,
