@@ -134,17 +134,20 @@ class Preprocessing(nn.Module):
 
     def __init__(self, images: Tensor) -> None:
         super().__init__()
+        # taken off first, so that a large offset does not drown the variance
+        shift = images[:1].double().mean((0, 2, 3)).cpu()
         total = torch.zeros(2, images.shape[1], dtype=torch.float64)
         for chunk in images.split(1024):
-            values = chunk.double()
+            values = chunk.double() - shift.to(chunk.device).reshape(-1, 1, 1)
             total += torch.stack([values.sum((0, 2, 3)), values.square().sum((0, 2, 3))]).cpu()
         mean, square = total / (images.numel() / images.shape[1])
-        if not square.isfinite().all():
+        if not (square + shift.square()).isfinite().all():
             raise ValueError("X has values so large that their squares overflow. Scale X to a smaller range.")
         # a channel that is constant, up to the round-off of the sums, keeps its scale
         variance = square - mean.square()
-        std = torch.where(variance > 1e-12 * square, variance, torch.ones_like(variance)).sqrt()
-        self.register_buffer("mean", mean.reshape(-1, 1, 1))
+        varies = variance > 1e-12 * square + 1e-20 * shift.square()
+        std = torch.where(varies, variance, torch.ones_like(variance)).sqrt()
+        self.register_buffer("mean", (mean + shift).reshape(-1, 1, 1))
         self.register_buffer("std", std.reshape(-1, 1, 1))
         height, width = images.shape[2:]
         self.size = max(height, width)

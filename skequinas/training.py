@@ -204,8 +204,10 @@ def train(
         if patience is not None and waited >= patience:
             break
     best.restore(network)
-    if not all(bool(p.isfinite().all()) for p in weights):
-        raise DivergenceError(f"The weights became NaN or infinite. {_remedy(settings)}")
+    with torch.inference_mode():
+        sample = network.eval()(data.batch(torch.arange(min(len(data), 16), device=data.images.device))[0])
+    if not bool(sample.isfinite().all()):
+        raise DivergenceError(f"The outputs of the trained network are NaN or infinite. {_remedy(settings)}")
     return log
 
 

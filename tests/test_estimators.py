@@ -57,7 +57,8 @@ SMALL = {"search": "none", "width": 8, "max_epochs": 1, "batch_size": 32, "rando
 
 
 def classifier(**parameters: Any) -> EquivariantNASClassifier:
-    return EquivariantNASClassifier(**{**SMALL, **parameters})
+    given = {"width": None} if "architecture" in parameters else {}
+    return EquivariantNASClassifier(**{**SMALL, **given, **parameters})
 
 
 def regressor(**parameters: Any) -> EquivariantNASRegressor:
@@ -464,6 +465,7 @@ BAD_FITS: dict[str, tuple[dict[str, Any], Any, Any, list[str]]] = {
         y,
         ["architecture", "4 outputs", "3 outputs"],
     ),
+    "width beside an architecture": ({"width": 16, "architecture": "paper"}, X, y, ["width=16", "architecture='auto'"]),
     "width=0": ({"width": 0}, X, y, ["'width'", "0"]),
     "max_epochs=-1": ({"max_epochs": -1}, X, y, ["'max_epochs'", "-1"]),
     "batch_size=0": ({"batch_size": 0}, X, y, ["'batch_size'", "0"]),
