@@ -456,7 +456,7 @@ def default_architecture(
     """
     group = parse_group(group)
     if width is None:
-        width = (48 if image_size >= 16 else 32) * (
+        width = (48 if image_size >= 16 else 40) * (
             2 if torch.device(device).type != "cpu" and n_samples >= 2000 else 1
         )
     narrow, wide = (max(1, round(c / group.order)) for c in (width, 4 / 3 * width))
