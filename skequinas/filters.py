@@ -9,7 +9,7 @@ convolution is equivariant to a subgroup H of G exactly when
 where h leaves a trivial index as it is. So H permutes the positions (g, g', x) of a kernel, K is constant on
 the orbits, and the free weights w are one number for each orbit (and each pair of fields o, i):
 
-* **expand** is K = w[index], with the orbit of every position;
+* **expand** is K = w[index], with the orbit of every position (a mixture sums several such in one gather);
 * **relax** reads the weights of H' <= H off K at one position of every orbit of H': no arithmetic, so
   the kernel stays the same bit for bit;
 * **tighten** takes the mean of K over every orbit, which is the orthogonal projection.
@@ -21,16 +21,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from skequinas.groups import PointGroup, Subgroup
 
-__all__ = ["KernelSpace", "expand", "kernel_space", "require_pixel_group", "transform_images"]
+__all__ = [
+    "KernelSpace",
+    "OrbitTables",
+    "expand",
+    "kernel_space",
+    "orbit_tables",
+    "require_pixel_group",
+    "transform_images",
+]
 
 
 def require_pixel_group(group: PointGroup) -> PointGroup:
@@ -158,7 +167,7 @@ class KernelSpace:
 
     def expand(self, weights: Tensor) -> Tensor:
         """The dense kernel of free weights (n_free, out, in)."""
-        return self.fold(expand(weights, self.index.to(weights.device), self.members.to(weights.device)))
+        return self.fold(expand(weights, *(table.to(weights.device) for table in orbit_tables((self,)))))
 
     def relax(self, kernel: Tensor) -> Tensor:
         """The free weights of a dense kernel that is in this space already, without arithmetic."""
@@ -172,11 +181,14 @@ class KernelSpace:
         return means
 
     def fold(self, rows: Tensor) -> Tensor:
-        """From (n_positions, out, in) to a kernel (out * |G|, in * |G|, size, size) as torch takes it."""
+        """From (n_positions, out, in) to a kernel (out * |G|, in * |G|, size, size), in channels-last memory format.
+
+        A convolution follows the memory format of its kernel, and channels-last is the faster one.
+        """
         n_out, n_in = rows.shape[1:]
         size, m_out, m_in = self.kernel_size, self.multiplicity_out, self.multiplicity_in
-        kernel = rows.reshape(m_out, m_in, size, size, n_out, n_in).permute(4, 0, 5, 1, 2, 3)
-        return kernel.reshape(n_out * m_out, n_in * m_in, size, size)
+        kernel = rows.reshape(m_out, m_in, size, size, n_out, n_in).permute(4, 0, 2, 3, 5, 1)
+        return kernel.reshape(n_out * m_out, size, size, n_in * m_in).permute(0, 3, 1, 2)
 
     def unfold(self, kernel: Tensor) -> Tensor:
         """The inverse of ``fold``."""
@@ -194,21 +206,59 @@ def kernel_space(
     return KernelSpace(constraint, kernel_size, regular_in, regular_out)
 
 
+class OrbitTables(NamedTuple):
+    """How one or several kernel spaces make up one kernel, as index tables for both directions.
+
+    The free weights of the spaces lie in one tensor, one space after the other.
+
+    Parameters
+    ----------
+    orbits : Tensor
+        int32 of shape (n_positions, n_spaces): for every position its orbits, one of each space.
+    members : Tensor
+        int32 of shape (n_positions * n_spaces,): the positions of all orbits, one orbit after the other.
+    starts : Tensor
+        int32 of shape (sum of n_free,): where each orbit begins in ``members``.
+    """
+
+    orbits: Tensor
+    members: Tensor
+    starts: Tensor
+
+
+@cache
+def orbit_tables(spaces: tuple[KernelSpace, ...]) -> OrbitTables:
+    """The tables of a sum of kernel spaces, made once in a process."""
+    sizes = np.array([space.n_free for space in spaces])
+    orders = np.array([space.constraint.order for space in spaces])
+    orbits = np.stack([space.index.numpy() for space in spaces], axis=1) + (sizes.cumsum() - sizes)
+    lengths = np.repeat(orders, sizes)
+    tables = orbits, np.concatenate([space.members.numpy().ravel() for space in spaces]), lengths.cumsum() - lengths
+    with torch.inference_mode(False):  # it is shared by all networks of the process, whoever asks first
+        return OrbitTables(*(torch.from_numpy(table.astype(np.int32)) for table in tables))
+
+
 class _Expand(torch.autograd.Function):
-    """Gather rows by orbit. The backward pass gathers too, so it is deterministic on every device."""
+    """Gather and sum rows by orbit. The backward pass gathers too, so it is deterministic on every device."""
 
     @staticmethod
-    def forward(ctx: Any, weights: Tensor, index: Tensor, members: Tensor) -> Tensor:
-        ctx.save_for_backward(members)
-        return weights.index_select(0, index)
+    def forward(ctx: Any, weights: Tensor, orbits: Tensor, members: Tensor, starts: Tensor) -> Tensor:
+        ctx.save_for_backward(members, starts)
+        ctx.shape = weights.shape
+        rows: Tensor = F.embedding_bag(orbits, weights.flatten(1), mode="sum")
+        return rows.reshape(len(rows), *weights.shape[1:])
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        (members,) = ctx.saved_tensors
-        return grad.index_select(0, members.flatten()).unflatten(0, members.shape).sum(1), None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        members, starts = ctx.saved_tensors
+        rows = grad.flatten(1).contiguous()
+        return F.embedding_bag(members, rows, starts, mode="sum").reshape(ctx.shape), None, None, None
 
 
-def expand(weights: Tensor, index: Tensor, members: Tensor) -> Tensor:
-    """Give every position the weights of its orbit: (n_free, ...) to (n_positions, ...)."""
-    rows: Tensor = _Expand.apply(weights, index, members)
+def expand(weights: Tensor, orbits: Tensor, members: Tensor, starts: Tensor) -> Tensor:
+    """Give every position the sum of the weights of its orbits: (sum of n_free, ...) to (n_positions, ...).
+
+    One fused gather, whatever the number of spaces. The tables are those of `orbit_tables`.
+    """
+    rows: Tensor = _Expand.apply(weights, orbits, members, starts)
     return rows

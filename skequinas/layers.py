@@ -9,34 +9,48 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from skequinas.filters import KernelSpace, expand, kernel_space
+from skequinas.filters import KernelSpace, expand, kernel_space, orbit_tables
 from skequinas.groups import PointGroup, Subgroup
 
 __all__ = ["EquivariantConv2d", "GroupConv2d", "MixedGroupConv2d", "OrbitBatchNorm2d", "SymmetricAvgPool2d"]
 
 
 class _OrbitWeights(nn.Module):
-    """Free weights of one kernel space, with the index tables that follow the module to its device."""
+    """Free weights of one or several kernel spaces, with the tables that follow the module to its device."""
 
-    index: Tensor
+    orbits: Tensor
     members: Tensor
+    starts: Tensor
+    owner: Tensor
 
-    def __init__(self, space: KernelSpace, in_fields: int, out_fields: int) -> None:
+    def __init__(self, spaces: Sequence[KernelSpace], in_fields: int, out_fields: int) -> None:
         super().__init__()
-        self.space = space
-        self.weight = nn.Parameter(torch.zeros(space.n_free, out_fields, in_fields))
-        self.register_buffer("index", space.index, persistent=False)
-        self.register_buffer("members", space.members, persistent=False)
+        self.spaces = tuple(spaces)
+        sizes = torch.tensor([space.n_free for space in self.spaces])
+        self.weight = nn.Parameter(torch.zeros(int(sizes.sum()), out_fields, in_fields))
+        for name, table in orbit_tables(self.spaces)._asdict().items():
+            self.register_buffer(name, table, persistent=False)
+        owner = torch.eye(len(sizes)).repeat_interleave(sizes, dim=0)
+        self.register_buffer("owner", owner, persistent=False)
 
-    def forward(self, scale: Tensor | None = None) -> Tensor:
-        """One row for each position of the kernel: (n_positions, out_fields, in_fields)."""
-        weight = self.weight if scale is None else self.weight * scale
-        return expand(weight, self.index, self.members)
+    def parts(self) -> tuple[Tensor, ...]:
+        """Views of the weights of each space, of shape (n_free, out_fields, in_fields)."""
+        return torch.split(self.weight, [space.n_free for space in self.spaces])
+
+    def norms(self) -> Tensor:
+        """The norm of the weights of each space."""
+        return (self.weight.flatten(1).square().sum(1) @ self.owner).sqrt()
+
+    def forward(self, scales: Tensor | None = None) -> Tensor:
+        """The sum of the spaces' kernels, scaled each: one row for each position, (n_positions, out, in)."""
+        weight = self.weight if scales is None else self.weight * (self.owner @ scales).reshape(-1, 1, 1)
+        return expand(weight, self.orbits, self.members, self.starts)
 
 
 class EquivariantConv2d(nn.Module):
@@ -65,16 +79,15 @@ class EquivariantConv2d(nn.Module):
         self.in_fields, self.out_fields, self.kernel_size = in_fields, out_fields, kernel_size
         self.regular_in, self.regular_out = regular_in, regular_out
         spaces = [kernel_space(h, kernel_size, regular_in, regular_out) for h in self.constraints]
-        self.weights = nn.ModuleList(_OrbitWeights(s, in_fields, out_fields) for s in spaces)
+        self.weights = _OrbitWeights(spaces, in_fields, out_fields)
         fan_in = in_fields * spaces[0].multiplicity_in * kernel_size**2
         gain = 2.0 if regular_out else 1.0  # a rectifier follows, or the loss
-        for w in self.weights:
-            assert isinstance(w, _OrbitWeights)
-            nn.init.normal_(w.weight, std=math.sqrt(gain / fan_in), generator=generator)
-        self.biases = nn.ModuleList(
-            _OrbitWeights(kernel_space(h, 1, False, True), 1, out_fields)
-            for h in (self.constraints if bias and regular_out else ())
-        )
+        with torch.no_grad():
+            for part in self.weights.parts():
+                part.normal_(std=math.sqrt(gain / fan_in), generator=generator)
+        self.biases: _OrbitWeights | None = None
+        if bias and regular_out:
+            self.biases = _OrbitWeights([kernel_space(h, 1, False, True) for h in self.constraints], 1, out_fields)
         self.output_bias = nn.Parameter(torch.zeros(out_fields)) if bias and not regular_out else None
 
     @property
@@ -82,19 +95,20 @@ class EquivariantConv2d(nn.Module):
         """The kernel space of the first constraint."""
         return kernel_space(self.constraints[0], self.kernel_size, self.regular_in, self.regular_out)
 
-    def _total(self, parts: nn.ModuleList) -> Tensor:
-        """The rows of the one kernel that the parts amount to."""
-        raise NotImplementedError
-
     def kernel(self) -> Tensor:
         """The dense kernel, of shape (out channels, in channels, kernel_size, kernel_size)."""
-        return self.space.fold(self._total(self.weights))
+        return self.space.fold(self.weights(self._scales(self.weights)))
 
     def offset(self) -> Tensor | None:
         """The dense bias, of shape (out channels,), or None."""
-        if not self.biases:
+        if self.biases is None:
             return self.output_bias
-        return self._total(self.biases).squeeze(2).T.flatten()
+        rows: Tensor = self.biases(self._scales(self.biases))
+        return rows.squeeze(2).T.flatten()
+
+    def _scales(self, weights: _OrbitWeights) -> Tensor | None:
+        """The factor of each constraint's part in the sum, or None where all are one."""
+        return None
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve, with zero padding that keeps the size of the map."""
@@ -147,10 +161,6 @@ class GroupConv2d(EquivariantConv2d):
         """The subgroup H."""
         return self.constraints[0]
 
-    def _total(self, parts: nn.ModuleList) -> Tensor:
-        rows: Tensor = parts[0]()
-        return rows
-
     @torch.no_grad()
     def inherit(self, parent: EquivariantConv2d) -> None:
         """Take over the kernel and bias of a layer of the same shape: exactly where it relaxes, else the nearest.
@@ -166,16 +176,16 @@ class GroupConv2d(EquivariantConv2d):
             raise ValueError(f"{self} cannot take over the weights of {parent}: different groups or another shape.")
         relaxes = len(parent.constraints) == 1 and self.constraint <= parent.constraints[0]
 
-        def read(part: nn.Module, kernel: Tensor) -> None:
-            assert isinstance(part, _OrbitWeights)
-            part.weight.copy_(part.space.relax(kernel) if relaxes else part.space.tighten(kernel))
+        def read(own: _OrbitWeights, kernel: Tensor) -> None:
+            (space,) = own.spaces
+            own.weight.copy_(space.relax(kernel) if relaxes else space.tighten(kernel))
 
-        read(self.weights[0], parent.kernel())
+        read(self.weights, parent.kernel())
         offset = parent.offset()
         if offset is None:
             offset = torch.zeros_like(parent.kernel()[:, 0, 0, 0])
-        if self.biases:
-            read(self.biases[0], offset.reshape(-1, 1, 1, 1))
+        if self.biases is not None:
+            read(self.biases, offset.reshape(-1, 1, 1, 1))
         elif self.output_bias is not None:
             self.output_bias.copy_(offset)
 
@@ -214,22 +224,15 @@ class MixedGroupConv2d(EquivariantConv2d):
         self.logits = nn.Parameter(torch.full((len(self.constraints),), -float(favour)))
         with torch.no_grad():
             self.logits[0] = 0.0
-            norms = torch.stack([w.weight.norm() for w in self.weights])  # type: ignore[operator]
-        self.register_buffer("norms", norms)
+            self.register_buffer("norms", self.weights.norms())
 
     def shares(self) -> Tensor:
         """The share z of every subgroup, of shape (n_constraints,)."""
         return self.logits.softmax(0)
 
-    def _total(self, parts: nn.ModuleList) -> Tensor:
-        scales = self.shares().unbind()
-        if parts is self.weights:
-            norms = [torch.linalg.vector_norm(w.weight) for w in parts]
-            scales = tuple(z * n0 / n for z, n0, n in zip(scales, self.norms, norms, strict=True))
-        total: Tensor = parts[0](scales[0])
-        for part, scale in zip(list(parts)[1:], scales[1:], strict=True):
-            total = total + part(scale)
-        return total
+    def _scales(self, weights: _OrbitWeights) -> Tensor:
+        shares = self.shares()
+        return shares * self.norms / weights.norms() if weights is self.weights else shares
 
 
 class OrbitBatchNorm2d(nn.BatchNorm2d):
@@ -253,9 +256,61 @@ class OrbitBatchNorm2d(nn.BatchNorm2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise (batch, fields * |G|, height, width)."""
-        batch, channels, height, width = x.shape
-        grouped = x.reshape(batch, self.num_features, self.group.order * height, width)
-        return super().forward(grouped).reshape(batch, channels, height, width)
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.momentum is not None
+        order = self.group.order
+        if not self.training:
+            mean, var = _each(order, self.running_mean, self.running_var)
+            scale, shift = _each(order, self.weight, self.bias)
+            return F.batch_norm(x, mean, var, scale, shift, eps=self.eps)
+        y: Tensor
+        y, mean, var = _OrbitBatchNorm.apply(x, self.weight, self.bias, order, self.eps)
+        n = x.numel() // self.num_features
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(var * (n / (n - 1)), self.momentum)
+        return y
+
+
+def _each(order: int, *values: Tensor) -> tuple[Tensor, ...]:
+    """Each of several values for a field to the values for its channels."""
+    return torch.stack(values).repeat_interleave(order, dim=1).unbind()
+
+
+class _OrbitBatchNorm(torch.autograd.Function):
+    """Batch norm with statistics over all channels of a field, by torch's kernels for those of a channel.
+
+    A view that puts a field's channels into one dimension would do too, but is several times slower in channels-last
+    memory format. Statistics of channels are cheap to pool, and with given statistics batch norm is an affine map.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, order: int, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        means, variances = torch.ops.aten.batch_norm_update_stats(x, None, None, 0.0)
+        between, mean = torch.var_mean(means.unflatten(0, (-1, order)), 1, correction=0)
+        var = variances.unflatten(0, (-1, order)).mean(1) + between
+        mean_each, var_each, scale, shift = _each(order, mean, var, weight, bias)
+        ctx.save_for_backward(x, scale, mean_each, (var_each + eps).rsqrt())
+        ctx.order, ctx.eps = order, eps
+        ctx.mark_non_differentiable(mean, var)
+        return F.batch_norm(x, mean_each, var_each, scale, shift, eps=eps), mean, var
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        x, scale, mean, precision = ctx.saved_tensors
+        # as if the statistics were those of the channel: less the mean of dy, and its part along x
+        grad_x, *sums = torch.ops.aten.native_batch_norm_backward(
+            grad, x, scale, None, None, mean, precision, True, ctx.eps, [True, True, True]
+        )
+        # they are those of the field: the difference is an affine map of x too
+        channel_sums = torch.stack(sums).unflatten(1, (-1, ctx.order))
+        field_sums = channel_sums.sum(2, keepdim=True)
+        factors = scale * (channel_sums - field_sums / ctx.order).flatten(1) / (x.numel() // len(scale))
+        slope, shift = factors * precision
+        grad_x += F.batch_norm(x, mean, precision.pow(-2), slope, shift, eps=0.0)
+        return grad_x, *field_sums.squeeze(2).unbind(), None, None
 
 
 class SymmetricAvgPool2d(nn.Module):

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from skequinas.filters import kernel_space, require_pixel_group
 from skequinas.groups import PointGroup, Subgroup, parse_group
@@ -262,7 +263,7 @@ class _Head(nn.Module):
             nn.init.zeros_(self.dense.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.conv(x.mean((-2, -1), keepdim=True)).flatten(1)
+        y = F.linear(x.mean((-2, -1)), self.conv.kernel().flatten(1), self.conv.offset())
         return y if self.norm is None or self.dense is None else self.dense(self.norm(y).relu_())
 
     @torch.no_grad()

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from skequinas.filters import KernelSpace, expand, kernel_space, require_pixel_group, transform_images
+from skequinas.filters import KernelSpace, expand, kernel_space, orbit_tables, require_pixel_group, transform_images
 from skequinas.groups import PointGroup, Subgroup
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -279,6 +279,23 @@ def test_the_gradient_of_expand_is_that_of_finite_differences(subgroup: Subgroup
 def test_a_gradient_gathered_from_other_orbits_is_not_that_of_finite_differences() -> None:
     space = kernel_space(D4.subgroup("C4"), 3, *LIFTING)
     weights = random_weights(space)[:, :1, :1].requires_grad_()
+    index, members, starts = orbit_tables((space,))
+    assert torch.autograd.gradcheck(lambda w: expand(w, index, members, starts), (weights,))
     assert not torch.autograd.gradcheck(
-        lambda w: expand(w, space.index, space.members.roll(1, 0)), (weights,), raise_exception=False
+        lambda w: expand(w, index, members.roll(4), starts), (weights,), raise_exception=False
     )
+
+
+@pytest.mark.parametrize("form", [(3, *LIFTING), (1, *HIDDEN), (1, *HEAD)], ids=str)
+def test_several_spaces_are_expanded_to_the_sum_of_their_kernels(form: Form) -> None:
+    spaces = tuple(kernel_space(h, *form) for h in (D4.subgroup("C4"), D4.whole, D4.trivial, D4.subgroup("D1(45)")))
+    parts = [random_weights(space)[:, :1, :1].requires_grad_() for space in spaces]
+    tables = orbit_tables(spaces)
+    assert tables is orbit_tables(spaces)  # made once
+
+    def total(*parts: Tensor) -> Tensor:
+        return expand(torch.cat(parts), *tables)
+
+    kernel = sum(space.expand(part) for space, part in zip(spaces, parts, strict=True))
+    torch.testing.assert_close(spaces[0].fold(total(*parts)), kernel, rtol=1e-14, atol=1e-14)
+    assert torch.autograd.gradcheck(total, parts)

@@ -43,7 +43,7 @@ def randomize(module: nn.Module, seed: int = 0) -> None:
         for name, value in [*module.named_parameters(), *module.named_buffers()]:
             if name.endswith("running_var"):
                 value.uniform_(0.5, 2, generator=generator)
-            elif value.is_floating_point() and not name.endswith("norms"):
+            elif value.is_floating_point() and not name.endswith(("norms", "owner")):
                 value.copy_(torch.randn(value.shape, generator=generator, dtype=value.dtype))
 
 
@@ -246,10 +246,10 @@ def part(layer: MixedGroupConv2d, i: int) -> GroupConv2d:
         regular_in=layer.regular_in, regular_out=layer.regular_out, bias=layer.offset() is not None,
     ).double()  # fmt: skip
     with torch.no_grad():
-        weight = layer.weights[i].weight
-        single.weights[0].weight.copy_(weight / weight.square().sum().sqrt() * layer.norms[i])
-        if layer.biases:
-            single.biases[0].weight.copy_(layer.biases[i].weight)
+        weight = layer.weights.parts()[i]
+        single.weights.weight.copy_(weight / weight.square().sum().sqrt() * layer.norms[i])
+        if layer.biases is not None:
+            single.biases.weight.copy_(layer.biases.parts()[i])
         elif layer.output_bias is not None:
             single.output_bias.copy_(layer.output_bias)
     return single
@@ -260,15 +260,16 @@ def naive_forward(layer: MixedGroupConv2d, x: Tensor) -> Tensor:
     shares = torch.exp(layer.logits) / torch.exp(layer.logits).sum()
     total = torch.zeros((), dtype=x.dtype)
     for i, h in enumerate(layer.constraints):
-        weight = layer.weights[i].weight
+        weight = layer.weights.parts()[i]
         single = GroupConv2d(
             h, layer.in_fields, layer.out_fields, layer.kernel_size,
             regular_in=layer.regular_in, regular_out=layer.regular_out, bias=False,
         )  # fmt: skip
         scaled = weight / weight.square().sum().sqrt() * layer.norms[i]
         y = F.conv2d(x, single.space.expand(scaled), padding=layer.kernel_size // 2)
-        if layer.biases:
-            y = y + layer.biases[i]().reshape(-1, layer.out_fields).T.reshape(-1, 1, 1)
+        if layer.biases is not None:
+            bias = layer.biases.parts()[i][layer.biases.spaces[i].index]
+            y = y + bias.reshape(-1, layer.out_fields).T.reshape(-1, 1, 1)
         total = total + shares[i] * y
     return total if layer.output_bias is None else total + layer.output_bias.reshape(-1, 1, 1)
 
@@ -331,12 +332,15 @@ def test_a_mixed_layer_and_its_gradients_are_those_of_one_convolution_for_each_s
 
 def test_the_gradients_are_others_if_the_scale_to_the_initial_norm_is_taken_as_constant() -> None:
     layer = mixed_layer_of(D4.subgroups, LAYERS["hidden"])
-    x, weight = images_for(layer, 5), layer.weights[0].weight
+    x, weight = images_for(layer, 5), layer.weights.parts()[0]
     scale = (layer.shares()[0] * layer.norms[0] / weight.norm()).detach()
-    kernel = layer.space.fold(layer.weights[0](scale))
+    kernel = layer.space.expand(layer.weights.parts()[0] * scale)
     target = torch.randn(layer(x).shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    (constant,) = torch.autograd.grad((F.conv2d(x, kernel, padding=1) * target).sum(), weight)
-    (true,) = torch.autograd.grad((layer(x) * target).sum(), weight)
+    gradients = (
+        torch.autograd.grad((y * target).sum(), layer.weights.weight)[0][: len(weight)]
+        for y in (F.conv2d(x, kernel, padding=1), layer(x))
+    )
+    constant, true = gradients
     assert (true - constant).norm() > 1e-3 * true.norm()
     assert abs((true * weight).sum()) < 1e-10 * true.norm() * weight.norm() < abs((constant * weight).sum())
 
@@ -345,8 +349,8 @@ def test_only_the_logits_set_the_shares_of_a_mixed_layer() -> None:
     layer = mixed_layer_of(D4.subgroups, LAYERS["hidden"])
     before = layer.kernel()
     with torch.no_grad():
-        for i, weights in enumerate(layer.weights):
-            weights.weight *= i + 0.5
+        for i, weights in enumerate(layer.weights.parts()):
+            weights.mul_(i + 0.5)
     torch.testing.assert_close(layer.kernel(), before, rtol=1e-12, atol=1e-12)
     with torch.no_grad():
         layer.logits[0] += 1.0
@@ -410,6 +414,30 @@ def test_batch_norm_normalises_each_field_over_the_group_and_keeps_running_stati
     assert y[:, :, 0].var() < 0.5
     assert y[:, :, -1].var() > 1.5
     assert sum(p.numel() for p in norm.parameters()) == 4
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("size", [1, 2])
+@pytest.mark.parametrize("fields", [1, 3])
+@pytest.mark.parametrize("name", ["C1", "C4", "D4"])
+def test_batch_norm_and_its_gradients_are_those_of_a_view_with_a_field_in_one_dimension(
+    name: str, fields: int, size: int, memory_format: torch.memory_format
+) -> None:
+    group = PointGroup.from_name(name)
+    norm = OrbitBatchNorm2d(group, fields).double()
+    randomize(norm)
+    shape = (5, fields * group.order, size, size)
+    generator = torch.Generator().manual_seed(0)
+    x, target = (torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(2))
+    x = x.contiguous(memory_format=memory_format).requires_grad_()
+    running = norm.running_mean.clone(), norm.running_var.clone()
+    view = x.reshape(5, fields, group.order * size, size)
+    expected = F.batch_norm(view, *running, norm.weight, norm.bias, True).reshape(shape)
+    outputs = norm(x), expected
+    torch.testing.assert_close(*outputs, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close((norm.running_mean, norm.running_var), running, rtol=1e-12, atol=1e-12)
+    found, wanted = (torch.autograd.grad((y * target).sum(), (x, norm.weight, norm.bias)) for y in outputs)
+    torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("size", range(1, 13))

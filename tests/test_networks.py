@@ -303,7 +303,7 @@ def test_constraining_layers_that_are_symmetric_already_keeps_the_function(train
     parent = relax(relax(first, 0, D4.subgroup("C4")), 1, D4.subgroup("D2(0)")).train(training)
     with torch.no_grad():
         for conv in parent.convolutions[:-1]:
-            conv.biases[0].weight.fill_(0.7)
+            conv.biases.weight.fill_(0.7)
     child = inherit(parent, first.architecture)
     x = images_for(first.architecture)
     torch.testing.assert_close(child(x), parent(x), rtol=1e-12, atol=1e-12)
