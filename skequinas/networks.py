@@ -457,14 +457,12 @@ def default_architecture(
     """
     group = parse_group(group)
     if width is None:
-        width = (48 if image_size >= 16 else 40) * (
-            2 if torch.device(device).type != "cpu" and n_samples >= 2000 else 1
-        )
+        width = 96 if torch.device(device).type != "cpu" and n_samples >= 2000 else 48
     narrow, wide = (max(1, round(c / group.order)) for c in (width, 4 / 3 * width))
     if image_size < 6:
         size, pools = 3, "--"
     elif image_size < 16:
-        size, pools = 3, "-p--"
+        size, pools = 3, "-p-"
     elif image_size < 40:
         size, pools = 5, "p-p--"
     else:
