@@ -4,7 +4,9 @@ from importlib.metadata import PackageNotFoundError, version
 
 from skequinas.estimators import EquivariantNASClassifier, EquivariantNASRegressor
 from skequinas.groups import PointGroup, Subgroup
+from skequinas.monitor import FitProgress
 from skequinas.networks import Architecture, EquivariantNetwork, relax
+from skequinas.persistence import load, save
 from skequinas.search import DifferentiableSearch, EvolutionarySearch, NoSearch, RandomSearch
 from skequinas.symmetry import LearnedSymmetry
 
@@ -20,10 +22,13 @@ __all__ = [
     "EquivariantNASRegressor",
     "EquivariantNetwork",
     "EvolutionarySearch",
+    "FitProgress",
     "LearnedSymmetry",
     "NoSearch",
     "PointGroup",
     "RandomSearch",
     "Subgroup",
+    "load",
     "relax",
+    "save",
 ]

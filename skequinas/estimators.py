@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.preprocessing import LabelEncoder, StandardScaler
+from sklearn.utils._param_validation import StrOptions
+from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets
-from torch import Tensor
+from torch import Tensor, nn
 
 from skequinas._base import BaseEquivariantNAS
+from skequinas.groups import PointGroup, Subgroup
+from skequinas.monitor import FitProgress
+from skequinas.networks import Architecture
+from skequinas.search import Search
 from skequinas.training import CLASSIFICATION, REGRESSION
 
 __all__ = ["EquivariantNASClassifier", "EquivariantNASRegressor"]
@@ -49,6 +56,8 @@ class EquivariantNASClassifier(ClassifierMixin, BaseEquivariantNAS):
         The highest rate of the one-cycle schedule (AdamW).
     weight_decay : float, default=0.01
         Decoupled weight decay.
+    class_weight : dict, "balanced" or None, default=None
+        The weight of each class, which multiplies the weights of its samples. "balanced" makes all classes count alike.
     validation_fraction : float, default=0.2
         The share of the data that is held out for the search and for early stopping.
     early_stopping : bool, default=False
@@ -56,12 +65,21 @@ class EquivariantNASClassifier(ClassifierMixin, BaseEquivariantNAS):
         weights.
     n_iter_no_change : int, default=10
         Epochs without a better validation loss before an early stop.
+    time_budget : float or None, default=None
+        Seconds for the whole of ``fit``, checked at every mini-batch. Search and final training are shortened alike
+        where they would take longer. What was tried then depends on the speed of the machine.
+    warm_start : bool, default=False
+        Another ``fit`` goes on with the search where the last one ended (it was interrupted or out of time, or may now
+        have more generations), and with the network's weights where its constraints stay.
+    callback : callable or None, default=None
+        Called with a `FitProgress` after each generation of the search and each epoch of the final training. When it
+        returns True, the search, or the training, ends there.
     device : str, default="auto"
         "auto" is CUDA when available, else the CPU; or "cpu", "cuda", "cuda:1".
     random_state : int, RandomState instance or None, default=None
         Fixes the split, the initial weights, the mini-batches and the search.
     verbose : int, default=0
-        1 shows a progress bar.
+        1 shows a progress bar; 2 also logs a line for each candidate.
 
     Attributes
     ----------
@@ -105,7 +123,57 @@ class EquivariantNASClassifier(ClassifierMixin, BaseEquivariantNAS):
     'D4'
     """
 
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        **BaseEquivariantNAS._parameter_constraints,
+        "class_weight": [dict, StrOptions({"balanced"}), None],
+    }
     _objective = CLASSIFICATION
+    classes_: NDArray[Any]
+
+    def __init__(
+        self,
+        group: str | PointGroup | Subgroup = "D4",
+        search: str | Search = "evolutionary",
+        *,
+        architecture: str | Architecture = "auto",
+        width: int | None = None,
+        image_shape: tuple[int, ...] | None = None,
+        max_epochs: float | None = None,
+        batch_size: int = 64,
+        learning_rate: float = 0.005,
+        weight_decay: float = 0.01,
+        class_weight: dict[Any, float] | str | None = None,
+        validation_fraction: float = 0.2,
+        early_stopping: bool = False,
+        n_iter_no_change: int = 10,
+        time_budget: float | None = None,
+        warm_start: bool = False,
+        callback: Callable[[FitProgress], bool | None] | None = None,
+        device: str = "auto",
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int = 0,
+    ) -> None:
+        super().__init__(
+            group,
+            search,
+            architecture=architecture,
+            width=width,
+            image_shape=image_shape,
+            max_epochs=max_epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            weight_decay=weight_decay,
+            validation_fraction=validation_fraction,
+            early_stopping=early_stopping,
+            n_iter_no_change=n_iter_no_change,
+            time_budget=time_budget,
+            warm_start=warm_start,
+            callback=callback,
+            device=device,
+            random_state=random_state,
+            verbose=verbose,
+        )
+        self.class_weight = class_weight
 
     @property
     def _n_outputs(self) -> int:
@@ -115,14 +183,30 @@ class EquivariantNASClassifier(ClassifierMixin, BaseEquivariantNAS):
     def _target_checks(self) -> dict[str, Any]:
         return {}
 
-    def _encode_targets(self, y: NDArray[Any]) -> Tensor:
+    def _check_weights(self, X: NDArray[Any], y: NDArray[Any], sample_weight: Any) -> NDArray[np.float64] | None:
+        weights = super()._check_weights(X, y, sample_weight)
+        if self.class_weight is None:
+            return weights
+        of_classes: NDArray[np.float64] = compute_sample_weight(self.class_weight, y)
+        if not (np.isfinite(of_classes).all() and (of_classes >= 0).all() and of_classes.any()):
+            raise ValueError(f"class_weight={self.class_weight!r} must hold finite weights >= 0, not all of them zero.")
+        return of_classes if weights is None else of_classes * weights
+
+    def _encode_targets(self, y: NDArray[Any], weights: NDArray[np.float64] | None, earlier: Self | None) -> Tensor:
         check_classification_targets(y)
         encoder = LabelEncoder()
         codes = encoder.fit_transform(y)
-        if len(encoder.classes_) < 2:
+        present = codes if weights is None else codes[weights > 0]
+        if len(np.unique(present)) < 2:
             raise ValueError(
-                f"Classifier can't train when only one class is present: y holds {encoder.classes_[0]!r} alone. "
-                "Add samples of at least one other class."
+                "Classifier can't train when only one class is present: "
+                f"{'y' if len(present) == len(y) else 'y where the weights are positive'} holds "
+                f"{encoder.classes_[present[0]]!r} alone. Add samples of at least one other class."
+            )
+        if earlier is not None and not np.array_equal(earlier.classes_, encoder.classes_):
+            raise ValueError(
+                f"warm_start=True needs the classes of the earlier fit, {earlier.classes_}; y has {encoder.classes_}. "
+                "Set warm_start=False to start anew."
             )
         self.classes_ = encoder.classes_
         return torch.from_numpy(codes.astype(np.int64))
@@ -131,6 +215,9 @@ class EquivariantNASClassifier(ClassifierMixin, BaseEquivariantNAS):
         counts = np.unique(y, return_counts=True)[1]
         possible = counts.min() >= 2 and len(counts) <= min(n_validation, len(y) - n_validation)
         return y if possible else None
+
+    def _output_layer(self) -> nn.Module:
+        return nn.Softmax(1)
 
     def _respond(self, outputs: Tensor) -> Tensor:
         return outputs.softmax(1)
@@ -208,12 +295,21 @@ class EquivariantNASRegressor(RegressorMixin, BaseEquivariantNAS):
         weights.
     n_iter_no_change : int, default=10
         Epochs without a better validation loss before an early stop.
+    time_budget : float or None, default=None
+        Seconds for the whole of ``fit``, checked at every mini-batch. Search and final training are shortened alike
+        where they would take longer. What was tried then depends on the speed of the machine.
+    warm_start : bool, default=False
+        Another ``fit`` goes on with the search where the last one ended (it was interrupted or out of time, or may now
+        have more generations), and with the network's weights where its constraints stay.
+    callback : callable or None, default=None
+        Called with a `FitProgress` after each generation of the search and each epoch of the final training. When it
+        returns True, the search, or the training, ends there.
     device : str, default="auto"
         "auto" is CUDA when available, else the CPU; or "cpu", "cuda", "cuda:1".
     random_state : int, RandomState instance or None, default=None
         Fixes the split, the initial weights, the mini-batches and the search.
     verbose : int, default=0
-        1 shows a progress bar.
+        1 shows a progress bar; 2 also logs a line for each candidate.
 
     Attributes
     ----------
@@ -257,6 +353,7 @@ class EquivariantNASRegressor(RegressorMixin, BaseEquivariantNAS):
     """
 
     _objective = REGRESSION
+    target_scaler_: StandardScaler
 
     @property
     def _n_outputs(self) -> int:
@@ -266,11 +363,16 @@ class EquivariantNASRegressor(RegressorMixin, BaseEquivariantNAS):
     def _target_checks(self) -> dict[str, Any]:
         return {"multi_output": True, "y_numeric": True}
 
-    def _encode_targets(self, y: NDArray[Any]) -> Tensor:
+    def _encode_targets(self, y: NDArray[Any], weights: NDArray[np.float64] | None, earlier: Self | None) -> Tensor:
         self._flat_target = y.ndim == 1
-        self.target_scaler_ = StandardScaler()
         columns = y.reshape(len(y), -1).astype(np.float64)
-        return torch.from_numpy(self.target_scaler_.fit_transform(columns).astype(np.float32))
+        with np.errstate(over="ignore", invalid="ignore"):
+            if earlier is None:
+                self.target_scaler_ = StandardScaler().fit(columns, sample_weight=weights)
+            scaled = self.target_scaler_.transform(columns).astype(np.float32)
+        if not (np.isfinite(scaled).all() and np.isfinite(self.target_scaler_.scale_).all()):
+            raise ValueError("y has values so large that their squares overflow. Scale y to a smaller range.")
+        return torch.from_numpy(scaled)
 
     def _strata(self, y: NDArray[Any], n_validation: int) -> NDArray[Any] | None:
         return None
@@ -279,6 +381,13 @@ class EquivariantNASRegressor(RegressorMixin, BaseEquivariantNAS):
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True
         return tags
+
+    def _output_layer(self) -> nn.Module:
+        layer: nn.Linear = nn.utils.skip_init(nn.Linear, self._n_outputs, self._n_outputs)
+        with torch.no_grad():
+            layer.weight.copy_(torch.diag(torch.from_numpy(self.target_scaler_.scale_)))
+            layer.bias.copy_(torch.from_numpy(self.target_scaler_.mean_))
+        return layer
 
     def _respond(self, outputs: Tensor) -> Tensor:
         return outputs

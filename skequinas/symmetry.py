@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 
 import torch
 from torch import Tensor
@@ -70,6 +71,33 @@ class LearnedSymmetry:
         return "\n".join(lines)
 
     __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        changes = {name: f"{change:.2g}" for name, change in self.measured_change.items()}
+        parts = [
+            f"<p><b>{escape(self.search_group)} &rarr; {escape(self.group)}</b>: {escape(describe(self.group))}</p>",
+            _table("Measured change of the output when the image is moved (0: none)", list(changes), [changes]),
+        ]
+        if self.evidence is not None:
+            rises = {name: f"{mean:+.3f} &plusmn; {se:.3f}" for name, (mean, se) in self.evidence.items()}
+            title = "Evidence: rise of the validation loss when averaged over a symmetry (none if the task has it)"
+            parts.append(_table(title, list(rises), [rises]))
+        rows = [{"layer": escape(layer), "constraint": escape(c)} for layer, c in self.constraints.items()]
+        columns = ["layer", "constraint"]
+        if self.layer_weights is not None:
+            for row, shares in zip(rows, self.layer_weights.values(), strict=True):
+                row.update({name: f"{share:.2f}" for name, share in shares.items()})
+            columns = list(rows[0])
+        title = "Constraint of every layer" + ("" if self.layer_weights is None else ", and the learned shares")
+        return "\n".join([*parts, _table(title, columns, rows)])
+
+
+def _table(title: str, columns: list[str], rows: Sequence[Mapping[str, str]]) -> str:
+    """A table of HTML whose cells are HTML already."""
+    head = "".join(f"<th>{escape(column)}</th>" for column in columns)
+    body = "".join("<tr>" + "".join(f"<td>{row[column]}</td>" for column in columns) + "</tr>" for row in rows)
+    return f"<table><caption>{escape(title)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def describe(name: str) -> str:

@@ -6,7 +6,7 @@ import copy
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,7 +14,18 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["DataPart", "DivergenceError", "Objective", "TrainingSettings", "evaluate", "resolve_device", "train"]
+__all__ = [
+    "Batch",
+    "DataPart",
+    "DivergenceError",
+    "Objective",
+    "TrainingSettings",
+    "evaluate",
+    "mean_with_error",
+    "n_steps",
+    "resolve_device",
+    "train",
+]
 
 EVALUATION_BATCH = 256
 
@@ -47,26 +58,60 @@ CLASSIFICATION = Objective(_cross_entropy, _misclassified)
 REGRESSION = Objective(_squared_error, _squared_error)
 
 
+class Batch(NamedTuple):
+    """Inputs of a network with their targets, and their weights where they differ."""
+
+    inputs: Tensor
+    targets: Tensor
+    weights: Tensor | None = None
+
+    def loss(self, network: nn.Module, objective: Objective) -> Tensor:
+        """The mean loss, weighted by the samples' weights, whose mean over all data is 1."""
+        losses = objective.loss(network(self.inputs), self.targets)
+        return losses.mean() if self.weights is None else (losses * self.weights).mean()
+
+
 @dataclass(frozen=True)
 class DataPart:
-    """Images and targets on the device, raw as they came, and how a batch of them becomes an input."""
+    """Images and targets on the device, raw as they came, and how a batch of them becomes an input.
+
+    The sample weights, if any, are positive, with mean 1 over all data.
+    """
 
     images: Tensor
     targets: Tensor
     preprocess: nn.Module
     objective: Objective
+    weights: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Inputs and targets of some rows."""
-        return self.preprocess(self.images[rows]), self.targets[rows]
+    def batch(self, rows: Tensor) -> Batch:
+        """Inputs, targets and weights of some rows."""
+        weights = None if self.weights is None else self.weights[rows]
+        return Batch(self.preprocess(self.images[rows]), self.targets[rows], weights)
 
     def subset(self, rows: NDArray[np.int64]) -> DataPart:
         """The part that holds these rows."""
         index = torch.from_numpy(rows).to(self.images.device)
-        return DataPart(self.images[index], self.targets[index], self.preprocess, self.objective)
+        weights = None if self.weights is None else self.weights[index]
+        return DataPart(self.images[index], self.targets[index], self.preprocess, self.objective, weights)
+
+    def sample_weights(self) -> NDArray[np.float64] | None:
+        """The weights as numpy takes them."""
+        return None if self.weights is None else self.weights.double().cpu().numpy()
+
+
+def mean_with_error(values: NDArray[np.float64], weights: NDArray[np.float64] | None = None) -> tuple[float, float]:
+    """The mean, weighted if need be, and its standard error."""
+    if weights is None:
+        mean = float(values.mean())
+        return mean, float(values.std() / np.sqrt(len(values))) if np.isfinite(mean) else np.nan
+    mean = float(np.average(values, weights=weights))
+    if not np.isfinite(mean):
+        return mean, np.nan
+    return mean, float(np.sqrt((weights**2 * (values - mean) ** 2).sum()) / weights.sum())
 
 
 @dataclass(frozen=True)
@@ -124,7 +169,8 @@ def train(
     validation: DataPart | None = None,
     patience: int | None = None,
     alpha_data: DataPart | None = None,
-    on_step: Callable[[], None] | None = None,
+    on_step: Callable[[], bool | None] | None = None,
+    on_epoch: Callable[[dict[str, float]], bool | None] | None = None,
 ) -> list[dict[str, float]]:
     """Train a network in place.
 
@@ -145,7 +191,9 @@ def train(
     alpha_data : DataPart, optional
         Held-out data for the logits of mixed layers, in steps of their own. Without it they stay as they are.
     on_step : callable, optional
-        Called after each step.
+        Called after each step; when it returns True, the training ends there.
+    on_epoch : callable, optional
+        Called with the row of each epoch; when it returns True, the training ends there.
 
     Returns
     -------
@@ -162,8 +210,8 @@ def train(
     weights = [p for name, p in parameters.items() if not name.endswith("logits")]
     optimizer = _optimizer(weights, settings)
     per_epoch = _batches_per_epoch(len(data), settings.batch_size)
-    n_steps = max(1, round(epochs * per_epoch))
-    schedule = _schedule(optimizer, settings, n_steps)
+    last = n_steps(len(data), epochs, settings.batch_size)
+    schedule = _schedule(optimizer, settings, last)
     batches = _endless(data, settings.batch_size, seed)
     alpha_step = None
     if alphas and alpha_data is not None:
@@ -172,10 +220,9 @@ def train(
     log: list[dict[str, float]] = []
     best, waited = _Best(), 0
     started, epoch_loss, in_epoch = time.perf_counter(), torch.zeros((), device=data.images.device), 0
-    for step in range(1, n_steps + 1):
+    for step in range(1, last + 1):
         network.train()
-        inputs, targets = next(batches)
-        loss = data.objective.loss(network(inputs), targets).mean()
+        loss = next(batches).loss(network, data.objective)
         optimizer.zero_grad()
         loss.backward(inputs=weights)
         optimizer.step()
@@ -184,9 +231,8 @@ def train(
         in_epoch += 1
         if alpha_step is not None and step % settings.alpha_interval == 0:
             alpha_step()
-        if on_step is not None:
-            on_step()
-        if step % per_epoch and step < n_steps:
+        stop = on_step is not None and bool(on_step())
+        if step % per_epoch and step < last and not stop:
             continue
 
         row = {"epoch": step / per_epoch, "loss": float(epoch_loss) / in_epoch}
@@ -198,10 +244,15 @@ def train(
         in_epoch = 0
         if validation is not None:
             losses, errors = evaluate(network, validation)
-            row |= {"validation_loss": float(losses.mean()), "validation_error": float(errors.mean())}
+            importance = validation.sample_weights()
+            row |= {
+                "validation_loss": mean_with_error(losses, importance)[0],
+                "validation_error": mean_with_error(errors, importance)[0],
+            }
             waited = 0 if best.update(row["validation_loss"], network) else waited + 1
         log.append(row | {"seconds": time.perf_counter() - started})
-        if patience is not None and waited >= patience:
+        asked = on_epoch is not None and bool(on_epoch(log[-1]))
+        if asked or stop or (patience is not None and waited >= patience):
             break
     best.restore(network)
     with torch.inference_mode():
@@ -217,7 +268,7 @@ def evaluate(network: nn.Module, data: DataPart) -> tuple[NDArray[np.float64], N
     losses, errors = [], []
     with torch.inference_mode():
         for rows in torch.arange(len(data), device=data.images.device).split(EVALUATION_BATCH):
-            inputs, targets = data.batch(rows)
+            inputs, targets, _ = data.batch(rows)
             outputs = network(inputs)
             losses.append(data.objective.loss(outputs, targets))
             errors.append(data.objective.error(outputs, targets))
@@ -254,7 +305,12 @@ def _batches_per_epoch(n: int, batch_size: int) -> int:
     return max(1, min(round(n / batch_size), n // 2))
 
 
-def _endless(data: DataPart, batch_size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+def n_steps(n: int, epochs: float, batch_size: int) -> int:
+    """How many mini-batches that many passes over n samples take."""
+    return max(1, round(epochs * _batches_per_epoch(n, batch_size)))
+
+
+def _endless(data: DataPart, batch_size: int, seed: int) -> Iterator[Batch]:
     """Mini-batches, epoch after epoch, each in a new order."""
     generator = torch.Generator().manual_seed(seed)
     n_batches = _batches_per_epoch(len(data), batch_size)
@@ -279,8 +335,7 @@ class _AlphaStep:
         momenta = [m.momentum for m in self.norms]
         for m in self.norms:
             m.momentum = 0.0
-        inputs, targets = next(self.batches)
-        loss = self.objective.loss(self.network(inputs), targets).mean()
+        loss = next(self.batches).loss(self.network, self.objective)
         for m, momentum in zip(self.norms, momenta, strict=True):
             m.momentum = momentum
         self.optimizer.zero_grad()

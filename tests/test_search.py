@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from skequinas.filters import transform_images
 from skequinas.groups import PointGroup, Subgroup
+from skequinas.monitor import Monitor
 from skequinas.networks import Architecture, EquivariantNetwork, inherit
 from skequinas.search import (
     DifferentiableSearch,
@@ -114,8 +115,21 @@ def images_of(n: int, seed: int) -> DataPart:
 DATA, VALIDATION = images_of(48, 0), images_of(24, 1)
 
 
-def run(search: Search, **options: Any) -> Search:
-    run_search(search, DATA, VALIDATION, **options)
+class Steps(Monitor):
+    """Tells a function of every step."""
+
+    def __init__(self, on_step: Callable[[Proposal], None]) -> None:
+        super().__init__()
+        self.on_step = on_step
+
+    def step(self, proposal: Proposal | None = None) -> bool:
+        assert proposal is not None
+        self.on_step(proposal)
+        return super().step(proposal)
+
+
+def run(search: Search, on_step: Callable[[Proposal], None] | None = None) -> Search:
+    run_search(search, DATA, VALIDATION, None if on_step is None else Steps(on_step))
     return search
 
 
@@ -331,7 +345,7 @@ def test_a_saved_search_holds_json_and_arrays_only(search: Search, tmp_path: Pat
     search = run(started(search))
     search.save(tmp_path / "search")
     with safe_open(tmp_path / "search", framework="pt") as file:
-        assert json.loads(file.metadata()["skequinas_search"])["search"] == type(search).__name__
+        assert json.loads(file.metadata()["skequinas"].partition(" ")[2])["search"] == type(search).__name__
 
 
 # --- the loop ---

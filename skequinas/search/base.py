@@ -6,7 +6,6 @@ population. It trains nothing itself, so it can be driven, stopped, saved and re
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -16,14 +15,13 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from sklearn.base import BaseEstimator
 
+from skequinas._files import read_file, write_file
 from skequinas.groups import Subgroup
 from skequinas.networks import Architecture, EquivariantNetwork
 from skequinas.search.evidence import Increase, largest_accepted
-from skequinas.training import TrainingSettings
+from skequinas.training import TrainingSettings, mean_with_error
 
 __all__ = ["Evaluation", "Proposal", "Search", "choose"]
 
@@ -61,7 +59,10 @@ class Proposal:
 
 @dataclass(eq=False)
 class Evaluation:
-    """A trained proposal, with the loss and the error of every validation sample, and the evidence if it is a probe."""
+    """A trained proposal, with the loss and the error of every validation sample, and the evidence if it is a probe.
+
+    The samples may have weights.
+    """
 
     proposal: Proposal
     network: EquivariantNetwork
@@ -69,6 +70,7 @@ class Evaluation:
     errors: NDArray[np.float64]
     seconds: float
     evidence: dict[str, Increase] | None = None
+    weights: NDArray[np.float64] | None = None
 
     @property
     def architecture(self) -> Architecture:
@@ -83,16 +85,16 @@ class Evaluation:
     @property
     def error(self) -> float:
         """The mean validation error."""
-        return float(self.errors.mean())
+        return mean_with_error(self.errors, self.weights)[0]
 
     @property
     def loss(self) -> float:
         """The mean validation loss."""
-        return float(self.losses.mean())
+        return mean_with_error(self.losses, self.weights)[0]
 
     def record(self) -> dict[str, Any]:
         """One row of ``search_results_``."""
-        n = len(self.errors)
+        error, standard_error = mean_with_error(self.errors, self.weights)
         return {
             "candidate": self.proposal.number,
             "parent": -1 if self.proposal.parent is None else self.proposal.parent,
@@ -101,8 +103,8 @@ class Evaluation:
             "symmetry": self.architecture.symmetry.name,
             "n_parameters": self.architecture.n_parameters,
             "epochs": self.proposal.epochs,
-            "validation_score": 1.0 - self.error,
-            "validation_score_standard_error": np.nan if self.diverged else float(self.errors.std() / np.sqrt(n)),
+            "validation_score": 1.0 - error,
+            "validation_score_standard_error": standard_error,
             "validation_loss": self.loss,
             "seconds": self.seconds,
         }
@@ -120,8 +122,8 @@ def choose(evaluations: Sequence[Evaluation], tolerance: float = 1.0) -> Evaluat
     best = min(sound, key=lambda e: e.loss)
 
     def qualifies(e: Evaluation) -> bool:
-        difference = e.losses - best.losses
-        return bool(difference.mean() <= tolerance * difference.std() / np.sqrt(len(difference)))
+        difference, standard_error = mean_with_error(e.losses - best.losses, e.weights)
+        return difference <= tolerance * standard_error
 
     return min(
         (e for e in sound if qualifies(e)),
@@ -161,6 +163,7 @@ class Search(BaseEstimator, ABC):
         self.seed_ = int(seed)
         self.generation_ = 0
         self.population_: list[Evaluation] = []
+        self.pending_: list[Evaluation] = []
         self.records_: list[dict[str, Any]] = []
         self.shares_: dict[str, dict[str, float]] | None = None
         self.evidence_: dict[str, Increase] | None = None
@@ -181,6 +184,7 @@ class Search(BaseEstimator, ABC):
         self.shares_ = next((e.network.shares() for e in sound if e.architecture.is_mixed), self.shares_)
         self.evidence_ = next((e.evidence for e in sound if e.evidence is not None), self.evidence_)
         self.population_ = self._survivors(sound)
+        self.pending_ = []
         self.generation_ += 1
 
     @property
@@ -191,8 +195,21 @@ class Search(BaseEstimator, ABC):
         return largest_accepted(self.architecture_.group, self.evidence_, self.rejection)
 
     def result(self) -> Evaluation | None:
-        """The chosen candidate, the most symmetric within the tolerance of the best. None before the first `tell`."""
-        return choose(self.population_, self.tolerance) if self.population_ else None
+        """The chosen candidate, the most symmetric within the tolerance of the best.
+
+        Before the first generation is over it comes from those that are ready; it is None without any.
+        """
+        candidates = self.population_ or self._survivors([e for e in self.pending_ if not e.diverged])
+        return choose(candidates, self.tolerance) if candidates else None
+
+    def cost(self) -> float:
+        """About how long the search takes, in full trainings of a constrained network."""
+        return 0.0
+
+    @property
+    def keeps_network(self) -> bool:
+        """Whether the network of the result is the model, so that none is trained from the start."""
+        return False
 
     def _proposal(
         self,
@@ -225,11 +242,25 @@ class Search(BaseEstimator, ABC):
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write settings and state to one safetensors file, which holds arrays and JSON and nothing executable."""
+        state, tensors = self.to_state()
+        write_file(path, "search", state, tensors)
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> Self:
+        """Read a search of this class back from a file that `save` wrote."""
+        state, tensors = read_file(path, "search")
+        if state["search"] != cls.__name__:
+            raise ValueError(f"path={str(path)!r} holds {state['search']}, not {cls.__name__}.")
+        return cls.from_state(state, tensors)
+
+    def to_state(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+        """Settings and state as plain values and tensors."""
         tensors: dict[str, torch.Tensor] = {}
         for e in self.population_:
             prefix = f"{e.proposal.number}/"
-            tensors |= {f"{prefix}network/{k}": v.contiguous() for k, v in e.network.state_dict().items()}
-            tensors |= {f"{prefix}losses": torch.from_numpy(e.losses), f"{prefix}errors": torch.from_numpy(e.errors)}
+            tensors |= {f"{prefix}network/{k}": v for k, v in e.network.state_dict().items()}
+            own = {"losses": e.losses, "errors": e.errors} | ({} if e.weights is None else {"weights": e.weights})
+            tensors |= {f"{prefix}{name}": torch.from_numpy(values) for name, values in own.items()}
         state = {
             "search": type(self).__name__,
             "settings": self.get_params(),
@@ -251,19 +282,11 @@ class Search(BaseEstimator, ABC):
                 for e in self.population_
             ],
         }
-        save_file(tensors, path, metadata={"skequinas_search": json.dumps(state, default=lambda v: v.item())})
+        return state, tensors
 
     @classmethod
-    def load(cls, path: str | PathLike[str]) -> Self:
-        """Read a search of this class back from a file that `save` wrote."""
-        try:
-            with safe_open(path, framework="pt") as file:
-                state = json.loads((file.metadata() or {}).get("skequinas_search", "{}"))
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except SafetensorError as error:
-            raise ValueError(f"path={str(path)!r} is not a file that a search was saved to ({error}).") from error
-        if state.get("search") != cls.__name__:
-            raise ValueError(f"path={str(path)!r} holds {state.get('search', 'no search')}, not {cls.__name__}.")
+    def from_state(cls, state: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Self:
+        """The inverse of `to_state`."""
         search = cls(**state["settings"])
         architecture = Architecture.from_dict(state["architecture"])
         search.start(architecture, state["epochs"], TrainingSettings(**state["training"]), state["seed"])
@@ -271,6 +294,7 @@ class Search(BaseEstimator, ABC):
         if state["evidence"] is not None:
             search.evidence_ = {name: Increase(*values) for name, values in state["evidence"].items()}
         for values in state["population"]:
+            values = dict(values)
             seconds = values.pop("seconds")
             values["architecture"] = Architecture.from_dict(values["architecture"])
             proposal = Proposal(**values | {"training": TrainingSettings(**values["training"])})
@@ -278,7 +302,8 @@ class Search(BaseEstimator, ABC):
             own = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
             network = EquivariantNetwork(proposal.architecture)
             network.load_state_dict({k.removeprefix("network/"): t for k, t in own.items() if k.startswith("network/")})
+            weights = own["weights"].numpy() if "weights" in own else None
             search.population_.append(
-                Evaluation(proposal, network, own["losses"].numpy(), own["errors"].numpy(), seconds)
+                Evaluation(proposal, network, own["losses"].numpy(), own["errors"].numpy(), seconds, weights=weights)
             )
         return search

@@ -31,7 +31,7 @@ from torch import nn
 
 from skequinas.filters import transform_images
 from skequinas.groups import PointGroup, Subgroup
-from skequinas.training import EVALUATION_BATCH, DataPart
+from skequinas.training import EVALUATION_BATCH, DataPart, mean_with_error
 
 __all__ = ["Increase", "averaging_evidence", "largest_accepted"]
 
@@ -52,12 +52,16 @@ class Increase(NamedTuple):
 
 def averaging_evidence(network: nn.Module, data: DataPart, group: PointGroup) -> dict[str, Increase]:
     """The increase of the loss when a network's outputs are averaged over each subgroup, by name."""
-    losses = _averaged_losses(network, data, group)
-    differences = {h.name: losses[h] - losses[group.trivial] for h in group.subgroups}
-    return {
-        name: Increase(float(d.mean()), float(d.std(ddof=1) / np.sqrt(len(d))) if len(d) > 1 else np.inf)
-        for name, d in differences.items()
-    }
+    losses, weights = _averaged_losses(network, data, group), data.sample_weights()
+    if len(data) < 2:
+        return {h.name: Increase(0.0, np.inf) for h in group.subgroups}
+    unbiased = np.sqrt(len(data) / (len(data) - 1))
+
+    def increase(h: Subgroup) -> Increase:
+        mean, standard_error = mean_with_error(losses[h] - losses[group.trivial], weights)
+        return Increase(mean, standard_error * unbiased)
+
+    return {h.name: increase(h) for h in group.subgroups}
 
 
 def largest_accepted(group: PointGroup, evidence: Mapping[str, Increase], n_standard_errors: float) -> Subgroup:
@@ -72,11 +76,12 @@ def _averaged_losses(network: nn.Module, data: DataPart, group: PointGroup) -> d
     network.eval()
     parts = []
     for rows in torch.arange(len(data), device=data.images.device).split(EVALUATION_BATCH):
-        inputs, _ = data.batch(rows)
+        inputs = data.batch(rows).inputs
         parts.append(torch.stack([network(transform_images(inputs, group, g)) for g in group.elements]))
     outputs = torch.cat(parts, 1)
     loss, targets = data.objective.loss, data.targets
-    factor = min(_FACTORS, key=lambda s: float(loss(s * outputs[0], targets).mean()))
+    weights = torch.ones((), device=outputs.device) if data.weights is None else data.weights
+    factor = min(_FACTORS, key=lambda s: float((loss(s * outputs[0], targets) * weights).mean()))
     return {
         h: loss(factor * outputs[list(h.elements)].mean(0), targets).double().cpu().numpy() for h in group.subgroups
     }

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
 
 import numpy as np
 import torch
 from sklearn.base import clone
 
+from skequinas.monitor import Monitor
 from skequinas.networks import EquivariantNetwork, inherit
 from skequinas.search.base import Evaluation, Proposal, Search
 from skequinas.search.baselines import NoSearch, RandomSearch
@@ -43,28 +43,35 @@ def resolve_search(search: str | Search) -> Search:
     return SEARCHES[search]()
 
 
-def run_search(
-    search: Search, data: DataPart, validation: DataPart, on_step: Callable[[Proposal], None] | None = None
-) -> None:
-    """Drive a started search to its end.
+def run_search(search: Search, data: DataPart, validation: DataPart, monitor: Monitor | None = None) -> None:
+    """Drive a started search to its end, or until the monitor stops it.
 
-    A candidate whose loss is no longer finite is dropped, and the search goes on.
+    A candidate whose loss is no longer finite is dropped, and the search goes on. When the time is up, the candidate
+    that was being trained is dropped, and the generation stays open: the search can go on later where it began.
 
     Raises
     ------
     DivergenceError
         When every candidate of a generation diverged.
     """
+    monitor = Monitor() if monitor is None else monitor
     while proposals := search.ask():
         parents = {e.proposal.number: e.network for e in search.population_}
-        evaluations = [_evaluation(p, parents, data, validation, on_step) for p in proposals]
-        search.tell(evaluations)
+        search.pending_ = []
+        for proposal in proposals:
+            evaluation = _evaluation(proposal, parents, data, validation, monitor)
+            if monitor.out_of_time:
+                return
+            search.pending_.append(evaluation)
+        search.tell(search.pending_)
         if not search.population_:
             raise DivergenceError(
                 f"Generation {search.generation_ - 1} left no candidate to go on with: the training loss became NaN or "
                 f"infinite. Reduce learning_rate={proposals[0].training.learning_rate:g}, or scale X and "
                 "y."
             )
+        if monitor.generation_over(search):
+            return
 
 
 def _evaluation(
@@ -72,7 +79,7 @@ def _evaluation(
     parents: dict[int, EquivariantNetwork],
     data: DataPart,
     validation: DataPart,
-    on_step: Callable[[Proposal], None] | None,
+    monitor: Monitor,
 ) -> Evaluation:
     started, evidence = time.perf_counter(), None
     if proposal.parent is None:
@@ -81,6 +88,7 @@ def _evaluation(
     else:
         network = inherit(parents[proposal.parent], proposal.architecture)
     network.to(data.images.device, torch.float32)
+    losses, errors = (np.full(len(validation), np.inf) for _ in range(2))
     try:
         train(
             network,
@@ -89,23 +97,26 @@ def _evaluation(
             proposal.epochs,
             seed=proposal.seed,
             alpha_data=validation,
-            on_step=None if on_step is None else lambda: on_step(proposal),
+            on_step=lambda: monitor.step(proposal),
         )
-        losses, errors = evaluate(network, validation)
-        if proposal.probe:
-            evidence = averaging_evidence(network, validation, proposal.architecture.group)
+        if not monitor.out_of_time:
+            losses, errors = evaluate(network, validation)
+            if proposal.probe:
+                evidence = averaging_evidence(network, validation, proposal.architecture.group)
     except DivergenceError as error:
         logger.info("candidate %d (%s) dropped: %s", proposal.number, proposal.architecture, error)
-        losses, errors = (np.full(len(validation), np.inf) for _ in range(2))
-    evaluation = Evaluation(proposal, network, losses, errors, time.perf_counter() - started, evidence)
-    logger.info(
-        "generation %d, candidate %d: %s, %d parameters, validation error %.4f, loss %.4f, %.1f s",
-        proposal.generation,
-        proposal.number,
-        proposal.architecture,
-        proposal.architecture.n_parameters,
-        evaluation.error,
-        evaluation.loss,
-        evaluation.seconds,
+    evaluation = Evaluation(
+        proposal, network, losses, errors, time.perf_counter() - started, evidence, validation.sample_weights()
     )
+    if not evaluation.diverged:
+        logger.info(
+            "generation %d, candidate %d: %s, %d parameters, validation score %.4f, loss %.4f, %.1f s",
+            proposal.generation,
+            proposal.number,
+            proposal.architecture,
+            proposal.architecture.n_parameters,
+            1 - evaluation.error,
+            evaluation.loss,
+            evaluation.seconds,
+        )
     return evaluation

@@ -1,0 +1,163 @@
+"""What watches a fit: the clock, the progress bar, the log, and the callbacks of the user and of scikit-learn."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tqdm.auto import tqdm
+
+if TYPE_CHECKING:
+    from skequinas.search import Proposal, Search
+
+__all__ = ["FitProgress", "Monitor"]
+
+logger = logging.getLogger("skequinas")
+
+
+@dataclass(frozen=True)
+class FitProgress:
+    """Where a fit stands, as a ``callback`` is told after every generation of the search and every epoch of training.
+
+    Parameters
+    ----------
+    stage : {"search", "training"}
+        The search, or the final training.
+    generation : int
+        Generations of the search that are over.
+    epoch : float or None
+        Epochs of the final training that are over; None in the search.
+    n_candidates : int
+        Networks that the search has tried.
+    best_score : float or None
+        The best validation score of the search so far: accuracy, or one minus the mean squared error in units of the
+        targets' variance.
+    symmetry : str or None
+        The symmetry of the best candidate so far.
+    seconds : float
+        Since the fit began.
+    """
+
+    stage: str
+    generation: int
+    epoch: float | None
+    n_candidates: int
+    best_score: float | None
+    symmetry: str | None
+    seconds: float
+
+
+class Monitor:
+    """Watches one fit. Every mini-batch, candidate, generation and epoch is reported to it, and it says when to stop.
+
+    Parameters
+    ----------
+    verbose : int
+        1 shows a progress bar, 2 logs a line for each candidate as well.
+    time_budget : float or None
+        Seconds for the whole fit.
+    callback : callable or None
+        Called with a `FitProgress`; when it returns True the search, or the training, ends.
+    hooks : callable or None
+        ``hooks(task, number, progress, network)`` passes the end of a generation or epoch on to the callbacks of
+        scikit-learn, and returns whether one of them wants to stop.
+    """
+
+    def __init__(
+        self,
+        verbose: int = 0,
+        time_budget: float | None = None,
+        callback: Callable[[FitProgress], bool | None] | None = None,
+        hooks: Callable[[str, Any], bool] | None = None,
+    ) -> None:
+        self.verbose, self.time_budget, self.callback, self.hooks = int(verbose), time_budget, callback, hooks
+        self.started = time.perf_counter()
+        self.deadline: float | None = None
+        self.generation, self.n_candidates = 0, 0
+        self.best_score: float | None = None
+        self.symmetry: str | None = None
+        self._bar = tqdm(disable=True)
+
+    @property
+    def seconds(self) -> float:
+        """Since the fit began."""
+        return time.perf_counter() - self.started
+
+    @property
+    def out_of_time(self) -> bool:
+        """Whether the deadline of this stage has passed."""
+        return self.deadline is not None and time.perf_counter() >= self.deadline
+
+    def reserve(self, seconds: float) -> None:
+        """Set this stage's deadline so that so many seconds of the budget remain."""
+        if self.time_budget is not None:
+            self.deadline = self.started + self.time_budget - seconds
+
+    @contextmanager
+    def watching(self, n_batches: int) -> Iterator[None]:
+        """Show the progress of about so many mini-batches while the context lasts."""
+        with _log_shown(self.verbose >= 2), tqdm(total=n_batches, disable=not self.verbose, unit="batch") as self._bar:
+            yield
+
+    def expect(self, n_batches: int) -> None:
+        """So many mini-batches are still to come."""
+        self._bar.total = self._bar.n + n_batches
+
+    def step(self, proposal: Proposal | None = None) -> bool:
+        """After a mini-batch of a candidate, or of the final training. Whether to stop."""
+        if not self._bar.disable:
+            self._bar.update()
+            if proposal is None:
+                self._bar.set_description_str("final training", refresh=False)
+            else:
+                self._bar.set_description_str(
+                    f"generation {proposal.generation}: {proposal.architecture}", refresh=False
+                )
+        return self.out_of_time
+
+    def generation_over(self, search: Search) -> bool:
+        """After a generation. Whether to stop the search."""
+        best = search.result()
+        assert best is not None
+        self.generation, self.n_candidates = search.generation_, len(search.records_)
+        self.best_score = max(record["validation_score"] for record in search.records_)
+        self.symmetry = best.architecture.symmetry.name
+        if not self._bar.disable:
+            self._bar.set_postfix_str(f"best score {self.best_score:.3f}, symmetry {self.symmetry}", refresh=False)
+        return self._stop("generation", self._progress("search"), best.network)
+
+    def epoch_over(self, row: dict[str, float], network: Any) -> bool:
+        """After an epoch of the final training. Whether to stop it."""
+        return self._stop("epoch", self._progress("training", row["epoch"]), network)
+
+    def _progress(self, stage: str, epoch: float | None = None) -> FitProgress:
+        return FitProgress(
+            stage, self.generation, epoch, self.n_candidates, self.best_score, self.symmetry, self.seconds
+        )
+
+    def _stop(self, task: str, progress: FitProgress, network: Any) -> bool:
+        asked = self.hooks is not None and self.hooks(task, network)
+        return (self.callback is not None and self.callback(progress) is True) or asked
+
+
+@contextmanager
+def _log_shown(wanted: bool) -> Iterator[None]:
+    """Show the log's lines on the standard error stream, unless the user has set logging up already."""
+    if not wanted or logger.isEnabledFor(logging.INFO):
+        yield
+        return
+    handler = None if logger.hasHandlers() else logging.StreamHandler()
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    if handler is not None:
+        logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        if handler is not None:
+            logger.removeHandler(handler)

@@ -1,0 +1,54 @@
+"""scikit-learn's own checks of an estimator, for both estimators and every search."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from sklearn.base import BaseEstimator
+from sklearn.utils.estimator_checks import estimator_checks_generator, parametrize_with_checks
+
+from skequinas import EquivariantNASClassifier, EquivariantNASRegressor, EvolutionarySearch, RandomSearch
+from skequinas.search.loop import SEARCHES
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+# most checks fit a few dozen rows of a few numbers, many times
+SETTINGS: dict[str, Any] = {"width": 8, "max_epochs": 10, "batch_size": 20, "learning_rate": 0.03, "device": "cpu"}
+# the rows are no images, so only a search that asks the data finds out that they have no symmetry; the controls, which
+# keep a group or draw one, are told so
+MODELS = [
+    kind(group, search, **SETTINGS)
+    for kind in (EquivariantNASClassifier, EquivariantNASRegressor)
+    for group, search in (
+        ("D4", "differentiable"), ("D4", EvolutionarySearch(1)), ("C1", RandomSearch(1)), ("C1", "none"),
+    )
+]  # fmt: skip
+assert len(MODELS) == 2 * len(SEARCHES)
+REASONS = {
+    "check_sample_weight_equivalence_on_dense_data": (
+        "a sample that is repeated is in several mini-batches, one of twice the weight in one: the trainings differ, "
+        "as with scikit-learn's own stochastic estimators"
+    ),
+}
+
+
+def expected_failures(_: BaseEstimator) -> dict[str, str]:
+    """What cannot pass, with the reason."""
+    return REASONS
+
+
+@parametrize_with_checks(MODELS, expected_failed_checks=expected_failures)  # strictly: pyproject.toml says so
+def test_the_checks_of_scikit_learn_pass(estimator: BaseEstimator, check: Callable[[BaseEstimator], None]) -> None:
+    check(estimator)
+
+
+@pytest.mark.parametrize("estimator", MODELS, ids=str)
+def test_at_least_50_checks_are_made_of_each(estimator: BaseEstimator) -> None:
+    checks = Counter(
+        getattr(check, "func", check).__name__ for _, check in estimator_checks_generator(estimator, legacy=True)
+    )
+    assert checks.total() >= 50
+    assert set(REASONS) <= set(checks)

@@ -1,0 +1,122 @@
+"""Laws of fits in other threads and processes: the same results, no more threads than cores, and no deadlock."""
+
+from __future__ import annotations
+
+import multiprocessing
+import subprocess
+import sys
+import textwrap
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+import pytest
+import torch
+from joblib import Parallel, delayed, parallel_config
+from sklearn.datasets import load_digits
+from sklearn.model_selection import GridSearchCV
+
+from skequinas import EquivariantNASClassifier
+
+X, y = load_digits(n_class=3, return_X_y=True)
+X, y = X[:120], y[:120]
+SMALL = {"search": "none", "width": 8, "max_epochs": 1, "batch_size": 32, "random_state": 0, "device": "cpu"}
+two_cores = pytest.mark.skipif(joblib.cpu_count() < 2, reason="needs two cores")
+
+
+def classifier(**parameters: Any) -> EquivariantNASClassifier:
+    return EquivariantNASClassifier(**{**SMALL, **parameters})
+
+
+def threads_of_a_fit(n: int = 0) -> tuple[int, int, int]:
+    """The threads of torch before, while and after a fit."""
+    before, within = torch.get_num_threads(), []
+    classifier(callback=lambda _: within.append(torch.get_num_threads()) and None).fit(X, y)
+    return before, within[0], torch.get_num_threads()
+
+
+def probabilities(seed: int) -> Any:
+    return classifier(random_state=seed, search="differentiable").fit(X, y).predict_proba(X)
+
+
+@pytest.mark.parametrize("backend", ["loky", "threading", "multiprocessing"])
+def test_a_fit_in_a_worker_gives_the_same_model(backend: str, one_thread: None) -> None:
+    expected = [probabilities(seed) for seed in range(3)]
+    with parallel_config(backend=backend, n_jobs=2):
+        found = Parallel()(delayed(probabilities)(seed) for seed in range(3))
+    np.testing.assert_array_equal(found, expected)
+
+
+@two_cores
+@pytest.mark.parametrize("backend", ["loky", "threading", "multiprocessing"])
+def test_workers_do_not_oversubscribe_the_cores(backend: str) -> None:
+    torch.set_num_threads(joblib.cpu_count())
+    n_jobs = joblib.cpu_count()
+    with parallel_config(backend=backend, n_jobs=n_jobs):
+        counts = Parallel()(delayed(threads_of_a_fit)(i) for i in range(2 * n_jobs))
+    assert {within for _, within, _ in counts} == {1}
+    assert all(before == after for before, _, after in counts)
+    assert torch.get_num_threads() == joblib.cpu_count()
+
+
+@two_cores
+def test_a_fit_alone_uses_the_threads_that_torch_is_set_to() -> None:
+    before = torch.get_num_threads()
+    for n in (1, 2):
+        torch.set_num_threads(n)
+        assert threads_of_a_fit() == (n, n, n)
+    torch.set_num_threads(before)
+
+
+def test_a_grid_search_may_be_nested(one_thread: None) -> None:
+    def search() -> Any:
+        grid = GridSearchCV(classifier(), {"group": ["C1", "D4"]}, cv=2, n_jobs=2)
+        return grid.fit(X, y).cv_results_["mean_test_score"]
+
+    expected = search()
+    for backend in ("loky", "threading"):
+        with parallel_config(backend=backend, n_jobs=2):
+            for scores in Parallel()(delayed(search)() for _ in range(2)):
+                np.testing.assert_array_equal(scores, expected)
+
+
+FORKED = """
+import multiprocessing, sys
+import numpy as np, torch
+sys.path.insert(0, {tests!r})
+from test_processes import X, classifier, y
+
+def work(model, queue):
+    queue.put((model.predict_proba(X), model.fit(X, y).predict_proba(X)))
+
+torch.set_num_threads(2)
+images = np.repeat(X, 8, axis=0)
+model = classifier(batch_size=256).fit(images, np.repeat(y, 8))  # torch's threads are at work in this process
+torch.mm(torch.ones(600, 600), torch.ones(600, 600))
+context = multiprocessing.get_context("fork")
+queue = context.Queue()
+child = context.Process(target=work, args=(model, queue))
+child.start()
+predicted, fitted = queue.get(timeout=60)
+child.join(timeout=10)
+assert child.exitcode == 0
+np.testing.assert_allclose(predicted, model.predict_proba(X), atol=1e-5)
+print("done")
+"""
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no fork on this system")
+def test_a_fork_after_torch_has_used_its_threads_does_not_hang(tmp_path: Path) -> None:
+    script = tmp_path / "forked.py"
+    script.write_text(textwrap.dedent(FORKED).format(tests=str(Path(__file__).parent)))
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout.strip() == "done", done.stderr
+
+
+def test_threads_of_the_user_s_own_may_fit_at_once(one_thread: None) -> None:
+    expected = [probabilities(seed) for seed in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(probabilities, range(4)))
+    np.testing.assert_array_equal(found, expected)
