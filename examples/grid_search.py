@@ -1,6 +1,6 @@
 """A grid search over search settings on scikit-learn's digits, turned by random quarter turns.
 
-Run it with ``python examples/grid_search.py``; it takes about two minutes on two cores. The results do not depend on
+Run it with ``python examples/grid_search.py``; it takes about half a minute on two cores. The results do not depend on
 ``n_jobs``, as long as every fit has the same number of threads (here one).
 """
 

@@ -84,13 +84,17 @@ class _Session:
             return
         network = EquivariantNetwork(self.search.architecture_, torch.Generator().manual_seed(self.seed))
         network.to(self.split.whole.images.device, torch.float32)
-        n = 3
-        started = time.perf_counter()
+        ticks = [time.perf_counter()]
         with suppress(DivergenceError):
-            train(network, self.split.whole, self.training, 1e-9, seed=self.seed)  # one step, to warm up
-            started = time.perf_counter()
-            train(network, self.split.whole, self.training, n / self.n_batches(1) * self.epochs, seed=self.seed)
-        self._step_seconds = (time.perf_counter() - started) / n
+            train(
+                network,
+                self.split.whole,
+                self.training,
+                6 / self.n_batches(1) * self.epochs,
+                seed=self.seed,
+                on_step=lambda: ticks.append(time.perf_counter()),
+            )
+        self._step_seconds = float(np.median(np.diff(ticks)))  # the first steps are slower
         # what follows the training: the change under every element, a forward pass (a third of a step) each
         measured = min(_MEASURED_IMAGES, len(self.split.validation or self.split.whole))
         passes = self.search.architecture_.group.order + 2

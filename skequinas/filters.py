@@ -101,7 +101,7 @@ class KernelSpace:
         The side of the kernel, odd.
     regular_in, regular_out : bool, default=True
         Whether the input and output channels are indexed by the elements of G. At least one of them must be:
-        then H moves every position, and all of its orbits have |H| positions.
+        then H moves every position, and all of its orbits have ``|H|`` positions.
     """
 
     constraint: Subgroup
@@ -141,7 +141,7 @@ class KernelSpace:
 
     @cached_property
     def members(self) -> Tensor:
-        """The positions of every orbit, int32 of shape (n_free, |H|); the first stands for its orbit."""
+        """The positions of every orbit, int32 of shape ``(n_free, |H|)``; the first stands for its orbit."""
         with torch.inference_mode(False):  # it is shared by all networks of the process, whoever asks first
             return torch.from_numpy(self._tables[0])
 
@@ -181,9 +181,9 @@ class KernelSpace:
         return means
 
     def fold(self, rows: Tensor) -> Tensor:
-        """From (n_positions, out, in) to a kernel (out * |G|, in * |G|, size, size), in channels-last memory format.
+        """From (n_positions, out, in) to a kernel ``(out * |G|, in * |G|, size, size)``.
 
-        A convolution follows the memory format of its kernel, and channels-last is the faster one.
+        Its memory format is channels-last: a convolution follows that of its kernel, and this is the faster one.
         """
         n_out, n_in = rows.shape[1:]
         size, m_out, m_in = self.kernel_size, self.multiplicity_out, self.multiplicity_in

@@ -236,7 +236,7 @@ class Subgroup:
 
     @property
     def index(self) -> int:
-        """The number of cosets, |G| / |H|."""
+        """The number of cosets, ``|G| / |H|``."""
         return self.group.order // self.order
 
     @property

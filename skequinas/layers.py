@@ -255,7 +255,7 @@ class OrbitBatchNorm2d(nn.BatchNorm2d):
         self.group = group
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise (batch, fields * |G|, height, width)."""
+        """Normalise ``(batch, fields * |G|, height, width)``."""
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.momentum is not None

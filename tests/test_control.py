@@ -92,9 +92,10 @@ def test_a_budget_that_is_not_needed_changes_nothing() -> None:
     np.testing.assert_array_equal(free.predict_proba(X), bounded.predict_proba(X))
 
 
-def test_the_budget_holds_the_final_training_in_reserve() -> None:
+def test_the_budget_holds_the_final_training_in_reserve(monkeypatch: pytest.MonkeyPatch) -> None:
+    Clock(monkeypatch)
     slow = EvolutionarySearch(200, epochs_per_generation=4, warmup_epochs=4, guided=False, moves="all", revisit=True)
-    model = EquivariantNASClassifier(search=slow, **SMALL | {"max_epochs": 8}, time_budget=2.0).fit(X, y)
+    model = EquivariantNASClassifier(search=slow, **SMALL | {"max_epochs": 8}, time_budget=1000).fit(X, y)
     assert len(model.search_results_["candidate"]) > 1
     assert 4 < model.history_["epoch"][-1] <= 8
     assert model.score(X, y) > 0.8

@@ -13,7 +13,7 @@ a network that has learned little cannot be asked.
 Both losses come from the same network and the same held-out images, so the noise between one training and another
 drops out. An overconfident network would gain from averaging merely because averages are smaller; its outputs are
 therefore first scaled by the one factor that suits it best. A group counts as accepted only when none of its
-subgroups is rejected. All this takes |G| passes over the held-out images.
+subgroups is rejected. All this takes ``|G|`` passes over the held-out images.
 
 For the mixture of a differentiable search the condition on f holds but for the alphas, a few numbers for each layer
 that are trained on the same held-out images.
