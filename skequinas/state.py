@@ -25,7 +25,7 @@ _IMPORTED_IN = os.getpid()
 @contextmanager
 def fitting_state() -> Iterator[None]:
     """Gradients on, tensors on the CPU unless said otherwise, threads as in `worker_threads`; afterwards as before."""
-    elsewhere = torch.get_default_device().type != "cpu"  # a device context slows every operation down
+    elsewhere = torch.empty(0).device.type != "cpu"  # a device context slows every operation down
     device = torch.device("cpu") if elsewhere else nullcontext()
     with torch.inference_mode(False), torch.enable_grad(), device, worker_threads():
         yield

@@ -23,7 +23,7 @@ from sklearn.decomposition import PCA
 from sklearn.ensemble import BaggingClassifier, StackingClassifier, VotingClassifier
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401
 from sklearn.inspection import permutation_importance
-from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import get_scorer
 from sklearn.model_selection import (
     GridSearchCV,
     HalvingGridSearchCV,
@@ -32,6 +32,7 @@ from sklearn.model_selection import (
     cross_val_score,
 )
 from sklearn.multioutput import MultiOutputRegressor
+from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import estimator_html_repr
@@ -96,10 +97,10 @@ def test_cross_validation_predicts_every_sample() -> None:
 
 ENSEMBLES: dict[str, Callable[[], Any]] = {
     "calibration": lambda: CalibratedClassifierCV(classifier(), cv=2),
-    "voting": lambda: VotingClassifier(
-        [("ours", classifier()), ("theirs", LogisticRegression(max_iter=1000))], voting="soft"
+    "voting": lambda: VotingClassifier([("ours", classifier()), ("theirs", KNeighborsClassifier())], voting="soft"),
+    "stacking": lambda: StackingClassifier(
+        [("a", classifier()), ("b", classifier(group="C1"))], KNeighborsClassifier(), cv=2
     ),
-    "stacking": lambda: StackingClassifier([("a", classifier()), ("b", classifier(group="C1"))], cv=2),
     "bagging": lambda: BaggingClassifier(classifier(), n_estimators=2, random_state=0),
     "bagging of pixels": lambda: BaggingClassifier(classifier(), n_estimators=2, max_features=49, random_state=0),
 }
@@ -143,10 +144,12 @@ def test_outputs_of_transformers_may_be_tables() -> None:
 def test_weights_are_routed_through_pipelines_and_searches() -> None:
     weights = np.where(y == 0, 0.0, 1.0)  # class 0 is left out
     with sklearn.config_context(enable_metadata_routing=True):
-        model = classifier().set_fit_request(sample_weight=True).set_score_request(sample_weight=True)
-        scaler = StandardScaler().set_fit_request(sample_weight=False)
-        search = GridSearchCV(Pipeline([("scale", scaler), ("net", model)]), {"net__width": [4, 8]}, cv=2)
+        model = classifier().set_fit_request(sample_weight=True)
+        pipeline = Pipeline([("scale", StandardScaler().set_fit_request(sample_weight=False)), ("net", model)])
+        scorer = get_scorer("accuracy").set_score_request(sample_weight=True)
+        search = GridSearchCV(pipeline, {"net__width": [4, 8]}, cv=2, scoring=scorer)
         search.fit(X, y, sample_weight=weights)
+    assert search.best_score_ > 0.7  # of the classes that count
     assert 0 not in search.predict(X)
     assert np.mean(search.predict(X)[y > 0] == y[y > 0]) > 0.9
 
@@ -165,6 +168,8 @@ def test_clones_are_equal_before_and_after_fitting() -> None:
 @pytest.mark.parametrize("table", [pd.DataFrame, lambda X, columns: pl.DataFrame(X, schema=columns)])
 def test_names_of_features_are_checked(table: Callable[..., Any]) -> None:
     names = [f"pixel {i}" for i in range(64)]
+    if not hasattr(StandardScaler().fit(table(X, columns=names)), "feature_names_in_"):
+        pytest.skip("this scikit-learn does not read the names of this table")
     model = classifier().fit(table(X, columns=names), y)
     assert model.feature_names_in_.tolist() == names
     np.testing.assert_array_equal(model.predict_proba(table(X, columns=names)), classifier().fit(X, y).predict_proba(X))
