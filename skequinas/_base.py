@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import copy
+import logging
 import math
-import time
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from numbers import Integral, Real
 from os import PathLike
@@ -19,7 +18,6 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, _fit_context
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
@@ -27,182 +25,18 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from torch import Tensor, nn
 
 from skequinas._compat import CallbackSupportMixin
+from skequinas._session import Session, Split
 from skequinas.groups import PointGroup, Subgroup, parse_group
 from skequinas.images import Preprocessing, as_images, infer_image_shape
 from skequinas.monitor import FitProgress, Monitor
 from skequinas.networks import Architecture, EquivariantNetwork, default_architecture, paper_architecture
-from skequinas.search import NoSearch, Search, resolve_search, run_search
+from skequinas.search import NoSearch, Search, resolve_search
 from skequinas.search.loop import SEARCHES
 from skequinas.state import fitting_state, worker_threads
 from skequinas.symmetry import LearnedSymmetry, measured_change
-from skequinas.training import (
-    DataPart,
-    DivergenceError,
-    Objective,
-    TrainingSettings,
-    evaluate,
-    mean_with_error,
-    n_steps,
-    resolve_device,
-    train,
-)
+from skequinas.training import DataPart, Objective, TrainingSettings, resolve_device
 
 _PREDICTION_BATCH = 512
-_MEASURED_IMAGES = 512
-
-
-@dataclass(frozen=True)
-class _Split:
-    """The whole of the data, and its two parts where something is held out."""
-
-    whole: DataPart
-    training: DataPart
-    validation: DataPart | None
-
-
-class _Session:
-    """One fit, after all input is checked: the search, the final training, and how they share the time."""
-
-    def __init__(
-        self, search: Search, split: _Split, training: TrainingSettings, epochs: float, seed: int, monitor: Monitor
-    ) -> None:
-        self.search, self.split, self.training, self.epochs, self.seed = search, split, training, epochs, seed
-        self.monitor = monitor
-        self.network: EquivariantNetwork
-        self.history: list[dict[str, float]] = []
-        self._parent: EquivariantNetwork | None = None
-        self._step_seconds = self._report_seconds = 0.0
-
-    def n_batches(self, trainings: float) -> int:
-        """The mini-batches of so many full trainings."""
-        return n_steps(len(self.split.whole), trainings * self.epochs, self.training.batch_size)
-
-    def shrink_to_budget(self) -> None:
-        """With a time budget, time a few steps, and shorten search and training alike where they would not fit."""
-        budget = self.monitor.time_budget
-        if budget is None:
-            return
-        network = EquivariantNetwork(self.search.architecture_, torch.Generator().manual_seed(self.seed))
-        network.to(self.split.whole.images.device, torch.float32)
-        ticks = [time.perf_counter()]
-        with suppress(DivergenceError):
-            train(
-                network,
-                self.split.whole,
-                self.training,
-                6 / self.n_batches(1) * self.epochs,
-                seed=self.seed,
-                on_step=lambda: ticks.append(time.perf_counter()),
-            )
-        self._step_seconds = float(np.median(np.diff(ticks)))  # the first steps are slower
-        # what follows the training: the change under every element, a forward pass (a third of a step) each
-        measured = min(_MEASURED_IMAGES, len(self.split.validation or self.split.whole))
-        passes = self.search.architecture_.group.order + 2
-        self._report_seconds = passes * measured / self.training.batch_size / 3 * self._step_seconds
-        self._shorten(
-            1.15 * self.n_batches(1) * self._step_seconds, budget - self.monitor.seconds - self._report_seconds
-        )
-
-    def _shorten(self, training: float, available: float) -> None:
-        """Shorten everything alike, given the seconds of a full training and those that are available.
-
-        What the user has set in the search stays as it is. If it takes more than half of the time, the search will be
-        cut off, and the final training gets the other half.
-        """
-
-        def search_seconds(share: float) -> float:
-            self.search.epochs_ = share * self.epochs
-            return share * self.search.cost() * training
-
-        fixed = search_seconds(1e-6)
-        final = 0.0 if self.search.keeps_network else training
-        shared = final + search_seconds(1.0) - fixed
-        share = (available - fixed) / shared if fixed <= available / 2 else available / 2 / training
-        share = float(np.clip(share, 1e-3, 1.0))
-        self.search.epochs_ = self.epochs = share * self.epochs
-
-    def go_on(self, earlier: Search, network: EquivariantNetwork) -> None:
-        """Take over an earlier search with its population, and its network as a start where the shape is the same."""
-        mine, device = self.search, self.split.whole.images.device
-        if type(earlier) is not type(mine) or earlier.architecture_ != mine.architecture_:
-            raise ValueError(
-                f"warm_start=True goes on with the {type(earlier).__name__} of the earlier fit, which began with "
-                f"{earlier.architecture_!r}; this one is to be a {type(mine).__name__} that begins with "
-                f"{mine.architecture_!r}. Keep search, group, image size, width and number of outputs, or set "
-                "warm_start=False."
-            )
-        for name in ("generation_", "population_", "records_", "shares_", "evidence_"):
-            setattr(mine, name, copy.copy(getattr(earlier, name)))
-        for evaluation in mine.population_:
-            evaluation.network.to(device)
-        self._parent = copy.deepcopy(network).to(device)
-
-    def search_symmetry(self) -> None:
-        """Run the search, for as long as the budget allows beside the final training."""
-        budget = self.monitor.time_budget
-        if self.split.validation is None:
-            return
-        if budget is not None:
-            final = 0.0 if self.search.keeps_network else 1.15 * self.n_batches(1) * self._step_seconds
-            half = max(budget - self.monitor.seconds, 0.0) / 2
-            self.monitor.reserve(min(final + self._report_seconds, half))
-        run_search(self.search, self.split.training, self.split.validation, self.monitor)
-        if self.monitor.out_of_time and not self.search.population_:
-            warnings.warn(
-                f"time_budget={budget:g} seconds ended the search before it had tried anything to its end: the "
-                f"symmetry of the model is where the search began, not what it found. Increase time_budget, or reduce "
-                "max_epochs or the search's own epochs.",
-                ConvergenceWarning,
-                stacklevel=5,
-            )
-
-    def train_finally(self, early_stopping: bool, patience: int | None) -> None:
-        """Train the chosen architecture from the start on all data, or up to an early stop on the training part."""
-        chosen = self.search.result()
-        architecture = self.search.architecture_ if chosen is None else chosen.architecture
-        if chosen is not None and architecture.is_mixed:
-            self.network = chosen.network  # the learned mixture itself is the model
-            return
-        if self._parent is not None and self._parent.architecture == architecture:
-            self.network = self._parent
-        else:
-            network = EquivariantNetwork(architecture, torch.Generator().manual_seed(self.seed))
-            self.network = network.to(self.split.whole.images.device, torch.float32)
-        epochs = self.epochs
-        if self.monitor.time_budget is not None:
-            self.monitor.reserve(self._report_seconds)
-            left = self.monitor.time_budget - self._report_seconds - self.monitor.seconds
-            epochs = min(epochs, epochs * left / (1.05 * self.n_batches(1) * self._step_seconds))
-        self.monitor.expect(self.n_batches(1))
-
-        def on_epoch(row: dict[str, float]) -> bool:
-            self.history.append(row)
-            return self.monitor.epoch_over(row, self.network)
-
-        train(
-            self.network,
-            self.split.training if early_stopping else self.split.whole,
-            self.training,
-            max(epochs, 1e-9),
-            seed=self.seed,
-            validation=self.split.validation if early_stopping else None,
-            patience=patience,
-            on_step=self.monitor.step,
-            on_epoch=on_epoch,
-        )
-
-    def keep_best(self) -> bool:
-        """After an interruption: the better of the search's choice and the network in training, if there is any."""
-        chosen = self.search.result()
-        networks = [] if chosen is None else [chosen.network]
-        if self.history:
-            networks.append(self.network)
-        if networks:
-            whole = self.split.whole
-            self.network = min(
-                networks, key=lambda network: mean_with_error(evaluate(network, whole)[0], whole.sample_weights())[0]
-            )
-        return bool(networks)
 
 
 class BaseEquivariantNAS(CallbackSupportMixin, BaseEstimator, ABC):
@@ -235,6 +69,7 @@ class BaseEquivariantNAS(CallbackSupportMixin, BaseEstimator, ABC):
     preprocessing_: Preprocessing
     module_: nn.Sequential
     _seed: int
+    _n_samples: int
 
     def __init__(
         self,
@@ -295,40 +130,52 @@ class BaseEquivariantNAS(CallbackSupportMixin, BaseEstimator, ABC):
         self
         """
         monitor = Monitor(self.verbose, self.time_budget, self.callback)
+        told: dict[str, Any] = {"estimator": self, "X": X, "y": y}
+        if sample_weight is not None:
+            told["metadata"] = {"sample_weight": sample_weight}
         with fitting_state():
             context = self._init_callback_context(max_subtasks=None)
-            context.call_on_fit_task_begin(estimator=self, X=X, y=y, metadata={"sample_weight": sample_weight})
-            monitor.hooks = partial(self._call_hooks, context, X, y, sample_weight)
-            self._fit(X, y, sample_weight, monitor)
-            context.call_on_fit_task_end(
-                estimator=self, X=X, y=y, metadata={"sample_weight": sample_weight}, reconstruction_attributes=dict
-            )
+            before = dict(vars(self))
+            try:
+                context.call_on_fit_task_begin(**told)
+                monitor.hooks = partial(self._call_hooks, context, told)
+                self._fit(X, y, sample_weight, monitor)
+            except BaseException:
+                self.__dict__.clear()  # a fit that fails leaves an earlier model as it was
+                self.__dict__.update(before)
+                raise
+            context.call_on_fit_task_end(**told, reconstruction_attributes=dict)
         return self
 
     def _fit(self, X: Any, y: Any, sample_weight: Any, monitor: Monitor) -> None:
         search = resolve_search(self.search)
-        goes_on = self.warm_start and hasattr(self, "module_")
-        earlier = copy.copy(self) if goes_on else None
-        self.__dict__.pop("module_", None)  # a fit that fails leaves no model of earlier data behind
+        earlier = copy.copy(self) if self.warm_start and hasattr(self, "module_") else None
+        self.__dict__.pop("module_", None)
         needs_validation = self.early_stopping or not isinstance(search, NoSearch)
-        X, y_checked = self._check(X, y, fitting=True, n_min=4 if needs_validation else 2)
+        n_min = 4 if needs_validation else 2
+        X, y = self._check(X, y, fitting=True, n_min=n_min)
+        if earlier is not None and earlier.image_shape_ != self.image_shape_:
+            raise ValueError(
+                f"warm_start=True needs images of the shape of the earlier fit, {earlier.image_shape_}; X has images "
+                f"of shape {self.image_shape_}. Set warm_start=False to start anew."
+            )
         device = resolve_device(self.device)
         images = as_images(X, self.image_shape_)
-        weights = self._check_weights(X, y_checked, sample_weight)
-        targets = self._encode_targets(y_checked, weights, earlier)
-        data, y_checked = self._data(images, targets, y_checked, weights, device, earlier, 4 if needs_validation else 2)
-        seed = self._draw_seed() if earlier is None else earlier._seed
-        split = self._split(data, y_checked, seed) if needs_validation else _Split(data, data, None)
+        weights = self._check_weights(X, y, sample_weight)
+        targets = self._encode_targets(y, weights, earlier)
+        data, y = self._data(images, targets, y, weights, device, earlier, n_min)
+        self._seed = self._draw_seed() if earlier is None else earlier._seed
+        self._n_samples = len(data) if earlier is None else earlier._n_samples
+        split = self._split(data, y, self._seed) if needs_validation else Split(data, data, None)
         architecture = self._initial_architecture(data, device)
         training = TrainingSettings(self.learning_rate, batch_size=self.batch_size, weight_decay=self.weight_decay)
         epochs = self.max_epochs or float(np.clip(round(32_000 / len(data)), 4, 80))
 
-        search.start(architecture, epochs, training, seed)
-        session = _Session(search, split, training, epochs, seed, monitor)
+        search.start(architecture, epochs, training, self._seed)
+        session = Session(search, split, training, epochs, self._seed, monitor)
         session.shrink_to_budget()
         if earlier is not None:
             session.go_on(earlier.search_, earlier.network_)
-        self._seed = seed
         try:
             with monitor.watching(session.n_batches(1 + search.cost())):
                 session.search_symmetry()
@@ -342,20 +189,17 @@ class BaseEquivariantNAS(CallbackSupportMixin, BaseEstimator, ABC):
                 stacklevel=4,
             )
         self.history_ = _columns(session.history)
-        self._report(search, split, session.network)
+        self._report(session)
 
-    def _call_hooks(
-        self, context: Any, X: Any, y: Any, sample_weight: Any, task: str, network: EquivariantNetwork
-    ) -> bool:
+    def _call_hooks(self, context: Any, told: dict[str, Any], task: str, network: EquivariantNetwork) -> bool:
         """Pass the end of a generation or an epoch on to scikit-learn's callbacks. Whether one wants to stop."""
         subcontext = context.subcontext(task_name=task)
-        values = {"estimator": self, "X": X, "y": y, "metadata": {"sample_weight": sample_weight}}
-        subcontext.call_on_fit_task_begin(**values)
+        subcontext.call_on_fit_task_begin(**told)
         training = network.training
         try:
             return bool(
                 subcontext.call_on_fit_task_end(
-                    **values, reconstruction_attributes=lambda: {"module_": network.eval().to_plain().cpu()}
+                    **told, reconstruction_attributes=lambda: {"module_": network.eval().to_plain().cpu()}
                 )
             )
         finally:
@@ -363,7 +207,7 @@ class BaseEquivariantNAS(CallbackSupportMixin, BaseEstimator, ABC):
 
     def _check(self, X: Any, y: Any = None, *, fitting: bool = False, n_min: int = 1) -> tuple[NDArray[Any], Any]:
         """X as finite rows, with y beside it when fitting; otherwise X must have the image shape that was fitted."""
-        X = X.numpy(force=True) if isinstance(X, Tensor) else np.asarray(X) if isinstance(X, list | tuple) else X
+        X = _as_array(X)
         shape = tuple(X.shape[1:]) if getattr(X, "ndim", 2) > 2 else None
         if shape is not None:
             X = X.reshape(X.shape[0], math.prod(shape))
@@ -393,7 +237,7 @@ class BaseEquivariantNAS(CallbackSupportMixin, BaseEstimator, ABC):
         )
         if not weights.any():
             raise ValueError("sample_weight is zero for every sample. Give some samples a positive weight.")
-        return weights
+        return relative_weights(weights)
 
     def _data(
         self,
@@ -429,7 +273,7 @@ class BaseEquivariantNAS(CallbackSupportMixin, BaseEstimator, ABC):
         rng = np.random.RandomState() if self.random_state is None else check_random_state(self.random_state)
         return int(rng.randint(np.iinfo(np.int32).max))
 
-    def _split(self, whole: DataPart, y: NDArray[Any], seed: int) -> _Split:
+    def _split(self, whole: DataPart, y: NDArray[Any], seed: int) -> Split:
         """Hold a part of the data out, with at least two samples on either side."""
         n = len(whole)
         n_validation = min(n - 2, max(2, round(self.validation_fraction * n)))
@@ -437,7 +281,7 @@ class BaseEquivariantNAS(CallbackSupportMixin, BaseEstimator, ABC):
             np.arange(n), test_size=n_validation, stratify=self._strata(y, n_validation), random_state=seed
         )
         training, validation = (whole.subset(np.sort(part)) for part in rows)
-        return _Split(whole, training, validation)
+        return Split(whole, training, validation)
 
     def _initial_architecture(self, data: DataPart, device: torch.device) -> Architecture:
         channels, size = data.images.shape[1], max(data.images.shape[2:])
@@ -462,23 +306,32 @@ class BaseEquivariantNAS(CallbackSupportMixin, BaseEstimator, ABC):
         if self.architecture == "paper":
             return paper_architecture(group, size, channels, n_outputs)
         return default_architecture(
-            group, size, channels, n_outputs, n_samples=len(data), device=device, width=self.width
+            group, size, channels, n_outputs, n_samples=self._n_samples, device=device, width=self.width
         )
 
-    def _report(self, search: Search, split: _Split, network: EquivariantNetwork) -> None:
+    def _report(self, session: Session) -> None:
         """Set the fitted attributes that tell what was found."""
-        self.network_ = network.eval()
-        plain = network.to_plain()
-        self.architecture_ = network.architecture
+        search, split = session.search, session.split
+        self.network_ = session.network.eval()
+        plain = self.network_.to_plain()
+        self.architecture_ = self.network_.architecture
         self.n_parameters_ = self.architecture_.n_parameters
         self.search_ = search
         self.search_results_ = _columns(search.records_)
-        images = (split.validation or split.whole).images[:_MEASURED_IMAGES]
+        images = (split.validation or split.whole).images[: session.n_measured]
+        group = self.architecture_.group
+        try:
+            changes = measured_change(lambda x: self._respond(plain(x)), self.preprocessing_(images), group)
+        except KeyboardInterrupt:
+            changes = {group.element_name(g): np.nan for g in group.elements}
+            warnings.warn(
+                "fit was interrupted after the training: the change of the output is not measured.", stacklevel=5
+            )
         self.learned_symmetry_ = LearnedSymmetry(
-            self.architecture_.group.name,
+            group.name,
             self.architecture_.symmetry.name,
             dict(zip(self.architecture_.layer_names, self.architecture_.constraint_names, strict=True)),
-            measured_change(lambda x: self._respond(plain(x)), self.preprocessing_(images), self.architecture_.group),
+            changes,
             search.shares_,
             search.evidence_,
         )
@@ -497,7 +350,7 @@ class BaseEquivariantNAS(CallbackSupportMixin, BaseEstimator, ABC):
         check_is_fitted(self)
         X, _ = self._check(X)
         images = as_images(X, self.image_shape_)
-        device = resolve_device(self.device)
+        device = self._prediction_device()
         network = nn.Sequential(self.preprocessing_, self.module_)
         if device.type != "cpu":
             network = copy.deepcopy(network).to(device)
@@ -505,14 +358,21 @@ class BaseEquivariantNAS(CallbackSupportMixin, BaseEstimator, ABC):
             parts = [self._respond(network(x.to(device))) for x in images.split(_PREDICTION_BATCH)]
             return torch.cat(parts).double().cpu().numpy()
 
+    def _prediction_device(self) -> torch.device:
+        """The device to predict on: a model that was trained with CUDA predicts without it too."""
+        if self.device.startswith("cuda") and not torch.cuda.is_available():
+            warnings.warn(f"device={self.device!r} is not available here; the CPU predicts instead.", stacklevel=5)
+            return torch.device("cpu")
+        return resolve_device(self.device)
+
     def to_torch(self) -> nn.Sequential:
         """The fitted model as one plain torch network, with the preprocessing and the meaning of the outputs inside.
 
         Returns
         -------
         torch.nn.Sequential
-            From raw images (n, channels, height, width) of any real type, as they were in `fit`, to probabilities in
-            the order of ``classes_``, or to targets (n, n_outputs). It lies on the CPU, in eval mode.
+            From raw images (n, channels, height, width) of any real type, on the scale that they had in `fit`, to
+            probabilities in the order of ``classes_``, or to targets (n, n_outputs). It is on the CPU, in eval mode.
 
         Examples
         --------
@@ -526,8 +386,9 @@ class BaseEquivariantNAS(CallbackSupportMixin, BaseEstimator, ABC):
         torch.Size([5, 3])
         """
         check_is_fitted(self)
-        parts = copy.deepcopy([self.preprocessing_, *self.module_])
-        return nn.Sequential(*parts, self._output_layer()).eval().requires_grad_(False)
+        with fitting_state():
+            parts = copy.deepcopy([self.preprocessing_, *self.module_])
+            return nn.Sequential(*parts, self._output_layer()).eval().requires_grad_(False)
 
     def to_onnx(self, path: str | PathLike[str]) -> None:
         """Write the network of `to_torch` to an ONNX file, for any number of images.
@@ -546,7 +407,7 @@ class BaseEquivariantNAS(CallbackSupportMixin, BaseEstimator, ABC):
             raise ImportError('to_onnx needs onnx and onnxscript: pip install "skequinas[onnx]"') from error
         images = as_images(np.zeros((2, self.n_features_in_), dtype=np.float32), self.image_shape_)
         batch = torch.export.Dim("n", min=1)
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), fitting_state(), _quiet("torch.onnx"):
             warnings.simplefilter("ignore")  # of the exporter's own making
             torch.onnx.export(
                 self.to_torch(),
@@ -593,3 +454,36 @@ class BaseEquivariantNAS(CallbackSupportMixin, BaseEstimator, ABC):
 def _columns(rows: list[dict[str, Any]]) -> dict[str, NDArray[Any]]:
     """Rows to columns."""
     return {name: np.array([row[name] for row in rows]) for name in (rows[0] if rows else {})}
+
+
+def relative_weights(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Weights relative to the largest; those that single precision cannot tell from 0 are 0."""
+    relative: NDArray[np.float64] = weights / weights.max()
+    relative[relative < np.finfo(np.float32).tiny] = 0.0
+    return relative
+
+
+def _as_array(X: Any) -> Any:
+    """Tensors and lists as arrays; anything else is left to scikit-learn."""
+    if isinstance(X, Tensor):
+        return (X.float() if X.dtype == torch.bfloat16 else X).numpy(force=True)
+    if not isinstance(X, list | tuple):
+        return X
+    try:
+        return np.asarray(X)
+    except ValueError as error:
+        raise ValueError(
+            f"X is a list whose entries do not make one array ({error}). Give all images the same size and channels."
+        ) from error
+
+
+@contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Silence a logger for a while."""
+    log = logging.getLogger(name)
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)

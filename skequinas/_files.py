@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
+import secrets
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -16,31 +16,34 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from skequinas.state import worker_threads
+
 __all__ = ["array_from_json", "array_to_json", "read_file", "write_file"]
 
 _FORMAT = 1
 _KEY = "skequinas"
 
 
+@worker_threads()
 def write_file(path: str | PathLike[str], kind: str, state: dict[str, Any], tensors: dict[str, Tensor]) -> None:
     """Write plain values and tensors to one file, which replaces another of that name only when it is complete."""
     tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
     text = json.dumps({"format": _FORMAT, "kind": kind, **state}, default=_plain)
     content = save(tensors, metadata={_KEY: f"{_checksum(text, tensors)} {text}"})
-    target = Path(path)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    target = Path(path).resolve()  # a link stays a link
+    beside = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(beside, "xb") as file:
             file.write(content)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)
-        os.replace(name, target)
+        if target.is_file():
+            os.chmod(beside, target.stat().st_mode)
+        os.replace(beside, target)
     except BaseException:
-        os.unlink(name)
+        beside.unlink(missing_ok=True)
         raise
 
 
+@worker_threads()
 def read_file(path: str | PathLike[str], kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Read back what `write_file` wrote.
 

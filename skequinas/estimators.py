@@ -15,7 +15,7 @@ from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets
 from torch import Tensor, nn
 
-from skequinas._base import BaseEquivariantNAS
+from skequinas._base import BaseEquivariantNAS, relative_weights
 from skequinas.groups import PointGroup, Subgroup
 from skequinas.monitor import FitProgress
 from skequinas.networks import Architecture
@@ -70,7 +70,8 @@ class EquivariantNASClassifier(ClassifierMixin, BaseEquivariantNAS):
         where they would take longer. What was tried then depends on the speed of the machine.
     warm_start : bool, default=False
         Another ``fit`` goes on with the search where the last one ended (it was interrupted or out of time, or may now
-        have more generations), and with the network's weights where its constraints stay.
+        have more generations), and with the network's weights where its constraints stay. What is random follows from
+        the first fit's ``random_state``.
     callback : callable or None, default=None
         Called with a `FitProgress` after each generation of the search and each epoch of the final training. When it
         returns True, the search, or the training, ends there.
@@ -187,12 +188,28 @@ class EquivariantNASClassifier(ClassifierMixin, BaseEquivariantNAS):
         weights = super()._check_weights(X, y, sample_weight)
         if self.class_weight is None:
             return weights
-        of_classes: NDArray[np.float64] = compute_sample_weight(self.class_weight, y)
-        if not (np.isfinite(of_classes).all() and (of_classes >= 0).all() and of_classes.any()):
-            raise ValueError(f"class_weight={self.class_weight!r} must hold finite weights >= 0, not all of them zero.")
-        return of_classes if weights is None else of_classes * weights
+        counts = np.ones(len(y), dtype=bool) if weights is None else weights > 0
+        of_classes = np.zeros(len(y))
+        if isinstance(self.class_weight, str):  # "balanced" among the samples that count
+            of_classes[counts] = compute_sample_weight(self.class_weight, y[counts])
+        else:
+            of_classes[:] = compute_sample_weight(self.class_weight, y)
+        if not (np.isfinite(of_classes).all() and (of_classes >= 0).all()):
+            raise ValueError(f"class_weight={self.class_weight!r} must hold finite weights >= 0.")
+        if not of_classes[counts].any():
+            raise ValueError(
+                f"class_weight={self.class_weight!r} gives zero weight to every sample that counts. Give some classes "
+                "a positive weight."
+            )
+        return relative_weights(of_classes if weights is None else of_classes * weights)
 
     def _encode_targets(self, y: NDArray[Any], weights: NDArray[np.float64] | None, earlier: Self | None) -> Tensor:
+        words = np.array([isinstance(label, str) for label in y]) if y.dtype == object else np.zeros(1)
+        if words.any() and not words.all():
+            kinds = ", ".join(sorted({type(label).__name__ for label in y}))
+            raise TypeError(
+                f"y mixes labels of types that have no order ({kinds}). Convert them to one type, such as strings."
+            )
         check_classification_targets(y)
         encoder = LabelEncoder()
         codes = encoder.fit_transform(y)
@@ -212,9 +229,10 @@ class EquivariantNASClassifier(ClassifierMixin, BaseEquivariantNAS):
         return torch.from_numpy(codes.astype(np.int64))
 
     def _strata(self, y: NDArray[Any], n_validation: int) -> NDArray[Any] | None:
-        counts = np.unique(y, return_counts=True)[1]
-        possible = counts.min() >= 2 and len(counts) <= min(n_validation, len(y) - n_validation)
-        return y if possible else None
+        codes, counts = np.unique(y, return_inverse=True, return_counts=True)[1:]
+        strata = np.where(counts[codes] < 2, counts.argmax(), codes)  # a single sample goes with the largest class
+        possible = len(np.unique(strata)) <= min(n_validation, len(y) - n_validation)
+        return strata if possible and counts.max() >= 2 else None
 
     def _output_layer(self) -> nn.Module:
         return nn.Softmax(1)
@@ -300,7 +318,8 @@ class EquivariantNASRegressor(RegressorMixin, BaseEquivariantNAS):
         where they would take longer. What was tried then depends on the speed of the machine.
     warm_start : bool, default=False
         Another ``fit`` goes on with the search where the last one ended (it was interrupted or out of time, or may now
-        have more generations), and with the network's weights where its constraints stay.
+        have more generations), and with the network's weights where its constraints stay. What is random follows from
+        the first fit's ``random_state``.
     callback : callable or None, default=None
         Called with a `FitProgress` after each generation of the search and each epoch of the final training. When it
         returns True, the search, or the training, ends there.
@@ -367,6 +386,11 @@ class EquivariantNASRegressor(RegressorMixin, BaseEquivariantNAS):
         self._flat_target = y.ndim == 1
         columns = y.reshape(len(y), -1).astype(np.float64)
         with np.errstate(over="ignore", invalid="ignore"):
+            if earlier is not None and len(earlier.target_scaler_.scale_) != columns.shape[1]:
+                raise ValueError(
+                    f"warm_start=True needs targets as in the earlier fit, {len(earlier.target_scaler_.scale_)} for "
+                    f"each image; y has {columns.shape[1]}. Set warm_start=False to start anew."
+                )
             if earlier is None:
                 self.target_scaler_ = StandardScaler().fit(columns, sample_weight=weights)
             scaled = self.target_scaler_.transform(columns).astype(np.float32)
@@ -383,7 +407,7 @@ class EquivariantNASRegressor(RegressorMixin, BaseEquivariantNAS):
         return tags
 
     def _output_layer(self) -> nn.Module:
-        layer: nn.Linear = nn.utils.skip_init(nn.Linear, self._n_outputs, self._n_outputs)
+        layer: nn.Linear = nn.utils.skip_init(nn.Linear, self._n_outputs, self._n_outputs, dtype=torch.float32)
         with torch.no_grad():
             layer.weight.copy_(torch.diag(torch.from_numpy(self.target_scaler_.scale_)))
             layer.bias.copy_(torch.from_numpy(self.target_scaler_.mean_))

@@ -33,10 +33,10 @@ class _OrbitWeights(nn.Module):
         super().__init__()
         self.spaces = tuple(spaces)
         sizes = torch.tensor([space.n_free for space in self.spaces])
-        self.weight = nn.Parameter(torch.zeros(int(sizes.sum()), out_fields, in_fields))
+        self.weight = nn.Parameter(torch.zeros(int(sizes.sum()), out_fields, in_fields, dtype=torch.float32))
         for name, table in orbit_tables(self.spaces)._asdict().items():
             self.register_buffer(name, table, persistent=False)
-        owner = torch.eye(len(sizes)).repeat_interleave(sizes, dim=0)
+        owner = torch.eye(len(sizes), dtype=torch.float32).repeat_interleave(sizes, dim=0)
         self.register_buffer("owner", owner, persistent=False)
 
     def parts(self) -> tuple[Tensor, ...]:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from tqdm.auto import tqdm
 
 if TYPE_CHECKING:
@@ -82,12 +83,15 @@ class Monitor:
         self.symmetry: str | None = None
         self._bar = tqdm(disable=True)
 
+    def log(self, message: str, *values: object) -> None:
+        """Log a line about a candidate, for everybody to see when the user asked for it."""
+        logger.log(logging.INFO if self.verbose >= 2 else logging.DEBUG, message, *values)
+
     @property
     def seconds(self) -> float:
         """Since the fit began."""
         return time.perf_counter() - self.started
 
-    @property
     def out_of_time(self) -> bool:
         """Whether the deadline of this stage has passed."""
         return self.deadline is not None and time.perf_counter() >= self.deadline
@@ -117,7 +121,7 @@ class Monitor:
                 self._bar.set_description_str(
                     f"generation {proposal.generation}: {proposal.architecture}", refresh=False
                 )
-        return self.out_of_time
+        return self.out_of_time()
 
     def generation_over(self, search: Search) -> bool:
         """After a generation. Whether to stop the search."""
@@ -141,18 +145,19 @@ class Monitor:
 
     def _stop(self, task: str, progress: FitProgress, network: Any) -> bool:
         asked = self.hooks is not None and self.hooks(task, network)
-        return (self.callback is not None and self.callback(progress) is True) or asked
+        answer = None if self.callback is None else self.callback(progress)
+        return asked or (isinstance(answer, bool | np.bool_) and bool(answer))
 
 
 @contextmanager
 def _log_shown(wanted: bool) -> Iterator[None]:
-    """Show the log's lines on the standard error stream, unless the user has set logging up already."""
-    if not wanted or logger.isEnabledFor(logging.INFO):
+    """Let the log's lines through, and show them on the standard error stream where nothing else would show them."""
+    if not wanted:
         yield
         return
-    handler = None if logger.hasHandlers() else logging.StreamHandler()
-    level = logger.level
-    logger.setLevel(logging.INFO)
+    level, handler = logger.level, None if _has_handler() else logging.StreamHandler()
+    if not logger.isEnabledFor(logging.INFO):
+        logger.setLevel(logging.INFO)
     if handler is not None:
         logger.addHandler(handler)
     try:
@@ -161,3 +166,13 @@ def _log_shown(wanted: bool) -> Iterator[None]:
         logger.setLevel(level)
         if handler is not None:
             logger.removeHandler(handler)
+
+
+def _has_handler() -> bool:
+    """Whether a record of the log reaches a handler that does something."""
+    place: logging.Logger | None = logger
+    while place is not None:
+        if any(not isinstance(handler, logging.NullHandler) for handler in place.handlers):
+            return True
+        place = place.parent if place.propagate else None
+    return False

@@ -247,7 +247,7 @@ class _Block(nn.Module):
             dtype=kernel.dtype,
         )
         _fill(plain, kernel, bias)
-        return plain
+        return plain.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
 class _Head(nn.Module):
@@ -257,7 +257,7 @@ class _Head(nn.Module):
         super().__init__()
         self.conv = conv
         self.norm = nn.BatchNorm1d(hidden) if hidden else None
-        self.dense = nn.utils.skip_init(nn.Linear, hidden, n_outputs) if hidden else None
+        self.dense = nn.utils.skip_init(nn.Linear, hidden, n_outputs, dtype=torch.float32) if hidden else None
         if self.dense is not None:
             nn.init.normal_(self.dense.weight, std=hidden**-0.5, generator=generator)
             nn.init.zeros_(self.dense.bias)
@@ -338,6 +338,7 @@ class EquivariantNetwork(nn.Module):
             _Block(conv, architecture.group, pool) for conv, pool in zip(convs[:-1], architecture.pools, strict=True)
         )
         self.head = _Head(convs[-1], architecture.hidden, architecture.n_outputs, generator)
+        self.to(torch.float32)  # whatever the default type is
 
     @property
     def convolutions(self) -> list[EquivariantConv2d]:

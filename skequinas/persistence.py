@@ -18,7 +18,9 @@ from skequinas.groups import PointGroup, Subgroup
 from skequinas.images import Preprocessing, as_images
 from skequinas.networks import Architecture, EquivariantNetwork
 from skequinas.search import Search
+from skequinas.search.evidence import Increase
 from skequinas.search.loop import SEARCHES
+from skequinas.state import fitting_state
 from skequinas.symmetry import LearnedSymmetry
 
 __all__ = ["load", "save"]
@@ -35,7 +37,8 @@ def save(model: BaseEquivariantNAS, path: str | PathLike[str]) -> None:
     Parameters
     ----------
     model : EquivariantNASClassifier or EquivariantNASRegressor
-        Everything is kept, the search too, but for a ``callback``: a function cannot be written (there is a warning).
+        Everything is kept, the search too, but for a ``callback`` (a function cannot be written; there is a warning),
+        scikit-learn's own callbacks and its metadata requests.
     path : str or path-like
         An existing file of that name is replaced once the new one is complete.
 
@@ -74,6 +77,7 @@ def save(model: BaseEquivariantNAS, path: str | PathLike[str]) -> None:
         "feature_names_in": None,
         "image_shape": model.image_shape_,
         "seed": model._seed,
+        "n_samples": model._n_samples,
         "architecture": model.architecture_.to_dict(),
         "history": {name: array_to_json(column) for name, column in model.history_.items()},
         "search_results": {name: array_to_json(column) for name, column in model.search_results_.items()},
@@ -114,7 +118,11 @@ def load(path: str | PathLike[str]) -> BaseEquivariantNAS:
         When the file is damaged, foreign, or written by a newer version.
     """
     state, tensors = read_file(path, "model")
+    with fitting_state():
+        return _restored(state, tensors)
 
+
+def _restored(state: dict[str, Any], tensors: dict[str, torch.Tensor]) -> BaseEquivariantNAS:
     def part(prefix: str) -> dict[str, torch.Tensor]:
         return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
 
@@ -124,12 +132,15 @@ def load(path: str | PathLike[str]) -> BaseEquivariantNAS:
     if state["feature_names_in"] is not None:
         model.feature_names_in_ = array_from_json(state["feature_names_in"])
     model.image_shape_ = tuple(state["image_shape"])
-    model._seed = state["seed"]
+    model._seed, model._n_samples = state["seed"], state["n_samples"]
     model.architecture_ = Architecture.from_dict(state["architecture"])
     model.n_parameters_ = model.architecture_.n_parameters
     model.history_ = {name: array_from_json(column) for name, column in state["history"].items()}
     model.search_results_ = {name: array_from_json(column) for name, column in state["search_results"].items()}
-    model.learned_symmetry_ = LearnedSymmetry(**state["learned_symmetry"])
+    learned = state["learned_symmetry"]
+    if learned["evidence"] is not None:
+        learned["evidence"] = {name: Increase(*values) for name, values in learned["evidence"].items()}
+    model.learned_symmetry_ = LearnedSymmetry(**learned)
     model.search_ = _SEARCHES[state["search"]["search"]].from_state(state["search"], part("search/"))
     model.network_ = EquivariantNetwork(model.architecture_)
     model.network_.load_state_dict(part("network/"))

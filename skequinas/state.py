@@ -9,6 +9,7 @@ gives every worker its share of the cores. Two cases need care, and there one th
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import threading
 from collections.abc import Iterator
@@ -19,7 +20,17 @@ from joblib.parallel import get_active_backend
 
 __all__ = ["fitting_state", "worker_threads"]
 
-_IMPORTED_IN = os.getpid()
+
+def _is_forked_by_multiprocessing() -> bool:
+    """Whether this process was forked; it may have inherited torch before this module was imported."""
+    process = multiprocessing.current_process()
+    if multiprocessing.parent_process() is None:
+        return False
+    method = getattr(process, "_start_method", None) or multiprocessing.get_start_method(allow_none=True)
+    return method == "fork"
+
+
+_IMPORTED_IN = None if _is_forked_by_multiprocessing() else os.getpid()
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,7 +33,7 @@ class LearnedSymmetry:
         From the name of each element of the search group to how much the output changes when the images are moved by
         it, relative to how much it varies between images: root mean square over up to 512 of the images given to
         ``fit``, those of the validation part where there is one. 0 is no change; about 1.4 is as different as another
-        image's output.
+        image's output; NaN where an interruption left it unmeasured.
     layer_weights : dict or None
         After a differentiable search: from the name of each layer to a dict with the learned share of every subgroup.
     evidence : dict or None
@@ -53,6 +54,8 @@ class LearnedSymmetry:
         changes = ", ".join(
             f"{name} {change:.2g}" for name, change in self.measured_change.items() if name != "identity"
         )
+        if any(np.isnan(change) for change in self.measured_change.values()):
+            changes = "not measured"
         lines = [
             f"{self.search_group} -> {self.group}: {describe(self.group)}",
             f"  constraints: {layers}",

@@ -218,43 +218,43 @@ def train(
         alpha_step = _AlphaStep(network, alphas, alpha_data, settings, seed)
 
     log: list[dict[str, float]] = []
-    best, waited = _Best(), 0
+    best, waited = _Best(network), 0
     started, epoch_loss, in_epoch = time.perf_counter(), torch.zeros((), device=data.images.device), 0
-    for step in range(1, last + 1):
-        network.train()
-        loss = next(batches).loss(network, data.objective)
-        optimizer.zero_grad()
-        loss.backward(inputs=weights)
-        optimizer.step()
-        schedule.step()
-        epoch_loss += loss.detach()
-        in_epoch += 1
-        if alpha_step is not None and step % settings.alpha_interval == 0:
-            alpha_step()
-        stop = on_step is not None and bool(on_step())
-        if step % per_epoch and step < last and not stop:
-            continue
+    with best:  # the network ends with its best weights, also when the loop is interrupted
+        for step in range(1, last + 1):
+            network.train()
+            loss = next(batches).loss(network, data.objective)
+            optimizer.zero_grad()
+            loss.backward(inputs=weights)
+            optimizer.step()
+            schedule.step()
+            epoch_loss += loss.detach()
+            in_epoch += 1
+            if alpha_step is not None and step % settings.alpha_interval == 0:
+                alpha_step()
+            stop = on_step is not None and bool(on_step())
+            if step % per_epoch and step < last and not stop:
+                continue
 
-        row = {"epoch": step / per_epoch, "loss": float(epoch_loss) / in_epoch}
-        if not np.isfinite(row["loss"]):
-            raise DivergenceError(
-                f"The training loss became {row['loss']} in epoch {row['epoch']:.3g}. {_remedy(settings)}"
-            )
-        epoch_loss.zero_()
-        in_epoch = 0
-        if validation is not None:
-            losses, errors = evaluate(network, validation)
-            importance = validation.sample_weights()
-            row |= {
-                "validation_loss": mean_with_error(losses, importance)[0],
-                "validation_error": mean_with_error(errors, importance)[0],
-            }
-            waited = 0 if best.update(row["validation_loss"], network) else waited + 1
-        log.append(row | {"seconds": time.perf_counter() - started})
-        asked = on_epoch is not None and bool(on_epoch(log[-1]))
-        if asked or stop or (patience is not None and waited >= patience):
-            break
-    best.restore(network)
+            row = {"epoch": step / per_epoch, "loss": float(epoch_loss) / in_epoch}
+            if not np.isfinite(row["loss"]):
+                raise DivergenceError(
+                    f"The training loss became {row['loss']} in epoch {row['epoch']:.3g}. {_remedy(settings)}"
+                )
+            epoch_loss.zero_()
+            in_epoch = 0
+            if validation is not None:
+                losses, errors = evaluate(network, validation)
+                importance = validation.sample_weights()
+                row |= {
+                    "validation_loss": mean_with_error(losses, importance)[0],
+                    "validation_error": mean_with_error(errors, importance)[0],
+                }
+                waited = 0 if best.update(row["validation_loss"]) else waited + 1
+            log.append(row | {"seconds": time.perf_counter() - started})
+            asked = on_epoch is not None and bool(on_epoch(log[-1]))
+            if asked or stop or (patience is not None and waited >= patience):
+                break
     with torch.inference_mode():
         sample = network.eval()(data.batch(torch.arange(min(len(data), 16), device=data.images.device))[0])
     if not bool(sample.isfinite().all()):
@@ -344,18 +344,22 @@ class _AlphaStep:
 
 
 class _Best:
-    """The weights with the lowest validation loss so far."""
+    """The weights with the lowest validation loss so far, which the network has again when the context ends."""
 
-    def __init__(self) -> None:
-        self.loss = np.inf
+    def __init__(self, network: nn.Module) -> None:
+        self.network, self.loss = network, np.inf
         self.state: dict[str, Any] | None = None
 
-    def update(self, loss: float, network: nn.Module) -> bool:
+    def update(self, loss: float) -> bool:
+        """Whether this is the best loss so far; its weights are kept."""
         better = loss < self.loss
         if better:
-            self.loss, self.state = loss, copy.deepcopy(network.state_dict())
+            self.loss, self.state = loss, copy.deepcopy(self.network.state_dict())
         return better
 
-    def restore(self, network: nn.Module) -> None:
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
         if self.state is not None:
-            network.load_state_dict(self.state)
+            self.network.load_state_dict(self.state)

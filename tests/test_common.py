@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from sklearn.base import BaseEstimator
-from sklearn.utils.estimator_checks import estimator_checks_generator, parametrize_with_checks
+from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skequinas import EquivariantNASClassifier, EquivariantNASRegressor, EvolutionarySearch, RandomSearch
 from skequinas.search.loop import SEARCHES
@@ -35,6 +35,9 @@ REASONS = {
 }
 
 
+PASSED: Counter[str] = Counter()
+
+
 def expected_failures(_: BaseEstimator) -> dict[str, str]:
     """What cannot pass, with the reason."""
     return REASONS
@@ -42,13 +45,14 @@ def expected_failures(_: BaseEstimator) -> dict[str, str]:
 
 @parametrize_with_checks(MODELS, expected_failed_checks=expected_failures)  # strictly: pyproject.toml says so
 def test_the_checks_of_scikit_learn_pass(estimator: BaseEstimator, check: Callable[[BaseEstimator], None]) -> None:
+    name = str(estimator)
     check(estimator)
+    PASSED[name] += 1
 
 
 @pytest.mark.parametrize("estimator", MODELS, ids=str)
-def test_at_least_50_checks_are_made_of_each(estimator: BaseEstimator) -> None:
-    checks = Counter(
-        getattr(check, "func", check).__name__ for _, check in estimator_checks_generator(estimator, legacy=True)
-    )
-    assert checks.total() >= 50
-    assert set(REASONS) <= set(checks)
+def test_at_least_50_checks_have_passed_for_each(estimator: BaseEstimator, request: pytest.FixtureRequest) -> None:
+    chosen = [item for item in request.session.items if item.name.startswith("test_the_checks_of_scikit_learn_pass")]
+    if len(chosen) < 50 * len(MODELS):
+        pytest.skip("only some of the checks were chosen")
+    assert PASSED[str(estimator)] >= 50

@@ -279,6 +279,14 @@ def test_class_weights_multiply_sample_weights() -> None:
     np.testing.assert_array_equal(a.predict_proba(X), b.predict_proba(X))
 
 
+def test_balanced_weights_do_not_count_what_is_left_out() -> None:
+    kept = np.arange(len(X)) % 3 > 0
+    weights = kept * np.where(y == 1, 3.0, 1.0)
+    few = classifier(class_weight="balanced").fit(X[kept], y[kept], sample_weight=weights[kept])
+    all_ = classifier(class_weight="balanced").fit(X, y, sample_weight=weights)
+    np.testing.assert_array_equal(all_.predict_proba(X), few.predict_proba(X))
+
+
 def test_balanced_weights_give_a_rare_class_its_say() -> None:
     rng = np.random.default_rng(0)
     labels = (np.arange(400) % 10 == 0).astype(int)

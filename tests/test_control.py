@@ -15,6 +15,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.metrics import log_loss
 
 import skequinas._base as base_module
 from skequinas import (
@@ -76,6 +77,20 @@ def test_a_fit_keeps_to_its_budget_to_the_mini_batch(
     assert 0.3 * budget < clock.now <= budget + 1
     assert np.isfinite(model.predict_proba(X)).all()
     assert search == "a mixture" or len(model.history_["epoch"]) > 0
+
+
+def test_slow_steps_are_not_timed_for_longer_than_the_budget_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    classifier(max_epochs=200, time_budget=3).fit(X, y)
+    assert clock.now <= 3 + 1  # a step takes a second
+
+
+def test_what_follows_the_training_is_within_the_budget() -> None:
+    images = np.random.default_rng(0).normal(size=(128, 48, 48)).astype(np.float32)
+    model = classifier(max_epochs=200, time_budget=2.0)
+    started = time.perf_counter()
+    model.fit(images, np.arange(128) % 2)
+    assert time.perf_counter() - started < 3.0
 
 
 @pytest.mark.parametrize("search", SEARCHES)
@@ -154,13 +169,53 @@ def test_an_interrupted_fit_keeps_the_best_model_and_warns(
 
 
 @pytest.mark.parametrize("search", SEARCHES)
-def test_a_fit_interrupted_at_once_leaves_no_model(search: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = classifier(search).fit(X, y)
-    model = interrupted(monkeypatch, model, 1)
-    with pytest.raises(KeyboardInterrupt):
-        model.fit(X, y)
+def test_a_fit_interrupted_at_once_leaves_what_was_there_before(search: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    fresh, fitted = classifier(search), classifier(search).fit(X, y)
+    before = fitted.predict_proba(X)
+    for model in (fresh, fitted):
+        with pytest.raises(KeyboardInterrupt):
+            interrupted(monkeypatch, model, 1).fit(X, y)
     with pytest.raises(NotFittedError):
-        model.predict(X)
+        fresh.predict(X)
+    np.testing.assert_array_equal(fitted.predict_proba(X), before)
+
+
+@pytest.mark.parametrize("search", SEARCHES)
+def test_a_warm_start_interrupted_at_once_keeps_the_earlier_model(search: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = classifier(search, warm_start=True).fit(X, y)
+    before = model.predict_proba(X)
+    interrupted(monkeypatch, model, 1)
+    if search == "a mixture":
+        model.fit(X, y)  # nothing is left to do
+    else:
+        with pytest.warns(UserWarning, match="interrupted"):
+            model.fit(X, y)
+    assert log_loss(y, model.predict_proba(X)) <= log_loss(y, before) + 1e-6
+
+
+def test_an_interruption_after_the_training_keeps_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(base_module, "measured_change", interrupt)
+    with pytest.warns(UserWarning, match="the change of the output is not measured"):
+        model = classifier("evolutionary").fit(X, y)
+    assert model.score(X, y) > 0.5
+    assert all(np.isnan(list(model.learned_symmetry_.measured_change.values())))
+    assert "not measured" in str(model.learned_symmetry_)
+
+
+def test_an_interrupted_training_with_early_stopping_keeps_its_best_weights() -> None:
+    def interrupt(progress: FitProgress) -> None:
+        if progress.epoch == 8:
+            raise KeyboardInterrupt
+
+    settings = {"early_stopping": True, "n_iter_no_change": 50, "max_epochs": 30, "learning_rate": 0.3}
+    with pytest.warns(UserWarning, match="interrupted"):
+        kept = classifier(callback=interrupt, **settings).fit(X, y)
+    stopped = classifier(callback=lambda progress: progress.epoch == 8, **settings).fit(X, y)
+    assert kept.history_["validation_loss"].argmin() < 7
+    np.testing.assert_array_equal(kept.predict_proba(X), stopped.predict_proba(X))
 
 
 def test_a_training_without_search_that_is_interrupted_keeps_its_last_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,7 +288,8 @@ def test_a_warm_start_without_search_trains_on(kind: type) -> None:
 CHANGES: dict[str, tuple[dict[str, Any], Any, Any, str]] = {
     "search": ({"search": "differentiable"}, X, y, "EvolutionarySearch of the earlier fit"),
     "width": ({"width": 16}, X, y, "Keep search, group, image size, width"),
-    "image size": ({}, X[:, :49], y, "image_size"),
+    "image size": ({}, X[:, :49], y, r"images of the shape of the earlier fit, \(8, 8\)"),
+    "image turned": ({"image_shape": (4, 16)}, X, y, r"shape \(4, 16\)"),
     "classes": ({}, X, y + 1, "needs the classes of the earlier fit"),
 }
 
@@ -242,10 +298,22 @@ CHANGES: dict[str, tuple[dict[str, Any], Any, Any, str]] = {
 def test_a_warm_start_cannot_change_the_shape(change: str) -> None:
     parameters, images, labels, words = CHANGES[change]
     model = classifier("evolutionary", warm_start=True, max_epochs=1).fit(X, y)
+    before = model.predict_proba(X)
     with pytest.raises(ValueError, match=words):
         model.set_params(**parameters).fit(images, labels)
-    with pytest.raises(NotFittedError):
-        model.predict(X)
+    np.testing.assert_array_equal(model.predict_proba(X), before)
+
+
+def test_a_warm_start_of_a_regression_cannot_change_the_number_of_targets() -> None:
+    model = EquivariantNASRegressor(search="none", **SMALL, warm_start=True).fit(X, X.sum(axis=1))
+    with pytest.raises(ValueError, match=r"warm_start=True needs targets.*, 1 for each image; y has 2"):
+        model.fit(X, X[:, :2])
+
+
+def test_a_warm_start_takes_more_images_and_weights() -> None:
+    model = classifier("evolutionary", warm_start=True, early_stopping=True).fit(X, y)
+    model.fit(DIGITS[:300], LABELS[:300], sample_weight=1.0 + LABELS[:300])
+    assert model.score(DIGITS, LABELS) > 0.5
 
 
 # --- callbacks ---
@@ -275,6 +343,8 @@ def test_a_callback_ends_the_search_and_the_training() -> None:
     model = classifier("random", callback=stop).fit(X, y)
     assert model.search_results_["generation"].max() == 0
     assert model.history_["epoch"].tolist() == [1]
+    stopped = classifier(callback=lambda progress: np.bool_(progress.epoch == 2)).fit(X, y)
+    assert stopped.history_["epoch"].tolist() == [1, 2]
     assert classifier("random", callback=lambda _: 1).fit(X, y).search_results_["generation"].max() == 2  # only True
 
 
@@ -357,6 +427,9 @@ def test_logging_that_the_user_has_set_up_is_left_alone(
     caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with caplog.at_level(logging.INFO, logger="skequinas"):
+        classifier("differentiable").fit(X, y)
+    assert caplog.records == []  # silent, unless the user asks
+    with caplog.at_level(logging.DEBUG, logger="skequinas"):
         model = classifier("differentiable").fit(X, y)
     assert len([r for r in caplog.records if "validation score" in r.getMessage()]) == len(
         model.search_results_["candidate"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import subprocess
 import sys
-import textwrap
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -89,7 +88,12 @@ sys.path.insert(0, {tests!r})
 from test_processes import X, classifier, y
 
 def work(model, queue):
-    queue.put((model.predict_proba(X), model.fit(X, y).predict_proba(X)))
+    import skequinas
+
+    skequinas.save(model, {path!r})
+    again = skequinas.load({path!r})
+    again.to_torch()
+    queue.put((again.predict_proba(X), model.fit(X, y).predict_proba(X)))
 
 torch.set_num_threads(2)
 images = np.repeat(X, 8, axis=0)
@@ -110,9 +114,37 @@ print("done")
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no fork on this system")
 def test_a_fork_after_torch_has_used_its_threads_does_not_hang(tmp_path: Path) -> None:
     script = tmp_path / "forked.py"
-    script.write_text(textwrap.dedent(FORKED).format(tests=str(Path(__file__).parent)))
+    script.write_text(FORKED.format(tests=str(Path(__file__).parent), path=str(tmp_path / "model")))
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120, check=False)
     assert done.stdout.strip() == "done", done.stderr
+
+
+IMPORTED_IN_A_FORK = """
+import multiprocessing
+import torch
+
+def work(queue):
+    from sklearn.datasets import load_digits
+    from skequinas import EquivariantNASClassifier
+
+    X, y = load_digits(return_X_y=True)
+    queue.put(EquivariantNASClassifier(search="none", max_epochs=1).fit(X, y).predict(X).shape)
+
+torch.set_num_threads(2)
+torch.mm(torch.ones(2000, 2000), torch.ones(2000, 2000))
+context = multiprocessing.get_context("fork")
+queue = context.Queue()
+context.Process(target=work, args=(queue,), daemon=True).start()
+print(queue.get(timeout=60))
+"""
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no fork on this system")
+def test_the_package_may_be_imported_in_a_fork_first() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTED_IN_A_FORK], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.stdout.strip() == "(1797,)", done.stderr
 
 
 def test_threads_of_the_user_s_own_may_fit_at_once(one_thread: None) -> None:

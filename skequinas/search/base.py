@@ -21,6 +21,7 @@ from skequinas._files import read_file, write_file
 from skequinas.groups import Subgroup
 from skequinas.networks import Architecture, EquivariantNetwork
 from skequinas.search.evidence import Increase, largest_accepted
+from skequinas.state import fitting_state
 from skequinas.training import TrainingSettings, mean_with_error
 
 __all__ = ["Evaluation", "Proposal", "Search", "choose"]
@@ -251,7 +252,8 @@ class Search(BaseEstimator, ABC):
         state, tensors = read_file(path, "search")
         if state["search"] != cls.__name__:
             raise ValueError(f"path={str(path)!r} holds {state['search']}, not {cls.__name__}.")
-        return cls.from_state(state, tensors)
+        with fitting_state():
+            return cls.from_state(state, tensors)
 
     def to_state(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         """Settings and state as plain values and tensors."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 
 import numpy as np
@@ -19,8 +18,6 @@ from skequinas.search.evolutionary import EvolutionarySearch
 from skequinas.training import DataPart, DivergenceError, evaluate, train
 
 __all__ = ["SEARCHES", "resolve_search", "run_search"]
-
-logger = logging.getLogger(__name__)
 
 SEARCHES: dict[str, type[Search]] = {
     "evolutionary": EvolutionarySearch,
@@ -55,12 +52,12 @@ def run_search(search: Search, data: DataPart, validation: DataPart, monitor: Mo
         When every candidate of a generation diverged.
     """
     monitor = Monitor() if monitor is None else monitor
-    while proposals := search.ask():
+    while not monitor.out_of_time() and (proposals := search.ask()):
         parents = {e.proposal.number: e.network for e in search.population_}
         search.pending_ = []
         for proposal in proposals:
             evaluation = _evaluation(proposal, parents, data, validation, monitor)
-            if monitor.out_of_time:
+            if monitor.out_of_time():
                 return
             search.pending_.append(evaluation)
         search.tell(search.pending_)
@@ -99,17 +96,17 @@ def _evaluation(
             alpha_data=validation,
             on_step=lambda: monitor.step(proposal),
         )
-        if not monitor.out_of_time:
+        if not monitor.out_of_time():
             losses, errors = evaluate(network, validation)
             if proposal.probe:
                 evidence = averaging_evidence(network, validation, proposal.architecture.group)
     except DivergenceError as error:
-        logger.info("candidate %d (%s) dropped: %s", proposal.number, proposal.architecture, error)
+        monitor.log("candidate %d (%s) dropped: %s", proposal.number, proposal.architecture, error)
     evaluation = Evaluation(
         proposal, network, losses, errors, time.perf_counter() - started, evidence, validation.sample_weights()
     )
     if not evaluation.diverged:
-        logger.info(
+        monitor.log(
             "generation %d, candidate %d: %s, %d parameters, validation score %.4f, loss %.4f, %.1f s",
             proposal.generation,
             proposal.number,
