@@ -171,7 +171,7 @@ class Session:
         )
 
     def keep_best(self) -> bool:
-        """After an interruption: the best of the search's choice, the network in training and that of an earlier fit."""
+        """After an interruption: the best of the search's choice, the network in training and an earlier fit's."""
         chosen = self.search.result()
         networks = [] if chosen is None else [chosen.network]
         if self.history:
