@@ -13,7 +13,7 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 
 from skequinas.monitor import Monitor
-from skequinas.networks import EquivariantNetwork
+from skequinas.networks import Architecture, EquivariantNetwork
 from skequinas.search import Search, run_search
 from skequinas.training import DataPart, DivergenceError, TrainingSettings, evaluate, mean_with_error, n_steps, train
 
@@ -56,18 +56,13 @@ class Session:
         budget = self.monitor.time_budget
         if budget is None:
             return
-        network = EquivariantNetwork(self.search.architecture_, torch.Generator().manual_seed(self.seed))
-        network.to(self.split.whole.images.device, torch.float32)
-        ticks = [time.perf_counter()]
-
-        def on_step() -> bool:
-            ticks.append(time.perf_counter())
-            return ticks[-1] - ticks[0] > budget / 10
-
         data = self.split.whole
-        with suppress(DivergenceError):
-            train(network, data, self.training, 6 / self.n_batches(1) * self.epochs, seed=self.seed, on_step=on_step)
-        self._step_seconds = float(np.median(np.diff(ticks)))  # the first steps are slower
+        network = self._new(self.search.architecture_)
+        self._step_seconds = self._time_step(network, budget / 10)
+        proposals = self.search.ask()
+        if proposals and proposals[0].architecture.is_mixed:
+            seconds = self._time_step(self._new(proposals[0].architecture), budget / 10)
+            self.search.mixed_cost_ = max(seconds / self._step_seconds, 1.0) if self._step_seconds else 1.0
         # the change under every element is measured after the training, on as many images as a tenth of the time allows
         plain, images = network.eval().to_plain(), data.images[:16]
         started = time.perf_counter()
@@ -80,6 +75,24 @@ class Session:
         self._shorten(
             1.15 * self.n_batches(1) * self._step_seconds, budget - self.monitor.seconds - self._report_seconds
         )
+
+    def _new(self, architecture: Architecture) -> EquivariantNetwork:
+        """A network with fresh weights on the device."""
+        network = EquivariantNetwork(architecture, torch.Generator().manual_seed(self.seed))
+        return network.to(self.split.whole.images.device)
+
+    def _time_step(self, network: EquivariantNetwork, seconds: float) -> float:
+        """The seconds of a training step, from up to six of them in about so many seconds."""
+        ticks = [time.perf_counter()]
+
+        def on_step() -> bool:
+            ticks.append(time.perf_counter())
+            return ticks[-1] - ticks[0] > seconds
+
+        epochs = 6 / self.n_batches(1) * self.epochs
+        with suppress(DivergenceError):
+            train(network, self.split.whole, self.training, epochs, seed=self.seed, on_step=on_step)
+        return float(np.median(np.diff(ticks)))  # the first steps are slower
 
     def _shorten(self, training: float, available: float) -> None:
         """Shorten everything alike, given the seconds of a full training and those that are available.
@@ -145,8 +158,7 @@ class Session:
         if self._parent is not None and self._parent.architecture == architecture:
             self.network = self._parent
         else:
-            network = EquivariantNetwork(architecture, torch.Generator().manual_seed(self.seed))
-            self.network = network.to(self.split.whole.images.device, torch.float32)
+            self.network = self._new(architecture)
         epochs = self.epochs
         if self.monitor.time_budget is not None:
             self.monitor.reserve(self._report_seconds)

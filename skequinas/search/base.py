@@ -165,6 +165,7 @@ class Search(BaseEstimator, ABC):
         self.generation_ = 0
         self.population_: list[Evaluation] = []
         self.pending_: list[Evaluation] = []
+        self.mixed_cost_ = 4 / 3  # a step of a mixed network, in steps of a constrained one
         self.records_: list[dict[str, Any]] = []
         self.shares_: dict[str, dict[str, float]] | None = None
         self.evidence_: dict[str, Increase] | None = None

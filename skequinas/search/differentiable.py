@@ -96,8 +96,9 @@ class DifferentiableSearch(Search):
         """About how long the search takes, in full trainings of a constrained network."""
         mixture = self.epochs_ if self.mixture_epochs is None else self.mixture_epochs
         tightened = self.epochs_ / 4 if self.epochs_per_generation is None else self.epochs_per_generation
-        # a step of the mixture takes a third longer, one of the alphas about as long as one of the weights
-        return ((4 / 3 + 1 / self.alpha_interval) * mixture + self.discretize * 3 * tightened) / self.epochs_
+        # a step of the alphas takes about as long as one of the weights
+        mixture *= self.mixed_cost_ * (1 + 1 / self.alpha_interval)
+        return (mixture + self.discretize * 3 * tightened) / self.epochs_
 
     @property
     def keeps_network(self) -> bool:

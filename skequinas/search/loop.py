@@ -44,7 +44,8 @@ def run_search(search: Search, data: DataPart, validation: DataPart, monitor: Mo
     """Drive a started search to its end, or until the monitor stops it.
 
     A candidate whose loss is no longer finite is dropped, and the search goes on. When the time is up, the candidate
-    that was being trained is dropped, and the generation stays open: the search can go on later where it began.
+    that was being trained is dropped, unless it is the model itself, and the generation stays open: the search can go
+    on later where it began.
 
     Raises
     ------
@@ -56,8 +57,8 @@ def run_search(search: Search, data: DataPart, validation: DataPart, monitor: Mo
         parents = {e.proposal.number: e.network for e in search.population_}
         search.pending_ = []
         for proposal in proposals:
-            evaluation = _evaluation(proposal, parents, data, validation, monitor)
-            if monitor.out_of_time():
+            evaluation = _evaluation(proposal, parents, data, validation, monitor, search.keeps_network)
+            if monitor.out_of_time() and not search.keeps_network:
                 return
             search.pending_.append(evaluation)
         search.tell(search.pending_)
@@ -77,7 +78,9 @@ def _evaluation(
     data: DataPart,
     validation: DataPart,
     monitor: Monitor,
+    always: bool,
 ) -> Evaluation:
+    """Train a proposal and evaluate it, if its training was not cut off or it is to be evaluated always."""
     started, evidence = time.perf_counter(), None
     if proposal.parent is None:
         generator = torch.Generator().manual_seed(proposal.seed)
@@ -96,7 +99,7 @@ def _evaluation(
             alpha_data=validation,
             on_step=lambda: monitor.step(proposal),
         )
-        if not monitor.out_of_time():
+        if always or not monitor.out_of_time():
             losses, errors = evaluate(network, validation)
             if proposal.probe:
                 evidence = averaging_evidence(network, validation, proposal.architecture.group)
