@@ -7,6 +7,7 @@ from skequinas.groups import PointGroup, Subgroup
 from skequinas.monitor import FitProgress
 from skequinas.networks import Architecture, EquivariantNetwork, relax
 from skequinas.persistence import load, save
+from skequinas.score import ScoreTest, score_test
 from skequinas.search import DifferentiableSearch, EvolutionarySearch, NoSearch, RandomSearch
 from skequinas.symmetry import LearnedSymmetry
 
@@ -27,8 +28,10 @@ __all__ = [
     "NoSearch",
     "PointGroup",
     "RandomSearch",
+    "ScoreTest",
     "Subgroup",
     "load",
     "relax",
     "save",
+    "score_test",
 ]

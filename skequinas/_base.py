@@ -21,7 +21,7 @@ from sklearn.base import BaseEstimator, _fit_context
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from sklearn.utils.validation import _check_sample_weight, check_consistent_length, check_is_fitted, validate_data
 from torch import Tensor, nn
 
 from skequinas._compat import CallbackSupportMixin
@@ -358,6 +358,14 @@ class BaseEquivariantNAS(CallbackSupportMixin, BaseEstimator, ABC):
             parts = [self._respond(network(x.to(device))) for x in images.split(_PREDICTION_BATCH)]
             return torch.cat(parts).double().cpu().numpy()
 
+    def _held_out(self, X: ArrayLike, y: ArrayLike) -> DataPart:
+        """Images and targets that were not in `fit`, as the fitted network takes them."""
+        check_is_fitted(self)
+        X, _ = self._check(X)
+        check_consistent_length(X, y)
+        targets = self._known_targets(np.asarray(y))
+        return DataPart(as_images(X, self.image_shape_), targets, self.preprocessing_, self._objective)
+
     def _prediction_device(self) -> torch.device:
         """The device to predict on: a model that was trained with CUDA predicts without it too."""
         if self.device.startswith("cuda") and not torch.cuda.is_available():
@@ -437,6 +445,10 @@ class BaseEquivariantNAS(CallbackSupportMixin, BaseEstimator, ABC):
 
         After an earlier fit that this one goes on with, what goes back is as it was there.
         """
+
+    @abstractmethod
+    def _known_targets(self, y: NDArray[Any]) -> Tensor:
+        """The targets of other images, encoded as those in `fit` were."""
 
     @abstractmethod
     def _strata(self, y: NDArray[Any], n_validation: int) -> NDArray[Any] | None:

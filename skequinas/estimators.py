@@ -13,6 +13,7 @@ from sklearn.preprocessing import LabelEncoder, StandardScaler
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import column_or_1d
 from torch import Tensor, nn
 
 from skequinas._base import BaseEquivariantNAS, relative_weights
@@ -228,6 +229,13 @@ class EquivariantNASClassifier(ClassifierMixin, BaseEquivariantNAS):
         self.classes_ = encoder.classes_
         return torch.from_numpy(codes.astype(np.int64))
 
+    def _known_targets(self, y: NDArray[Any]) -> Tensor:
+        y = column_or_1d(y)
+        known = np.isin(y, self.classes_)
+        if not known.all():
+            raise ValueError(f"y holds labels that were not seen in fit: {np.unique(y[~known])}. Leave them out.")
+        return torch.from_numpy(np.searchsorted(self.classes_, y))
+
     def _strata(self, y: NDArray[Any], n_validation: int) -> NDArray[Any] | None:
         codes, counts = np.unique(y, return_inverse=True, return_counts=True)[1:]
         strata = np.where(counts[codes] < 2, counts.argmax(), codes)  # a single sample goes with the largest class
@@ -397,6 +405,12 @@ class EquivariantNASRegressor(RegressorMixin, BaseEquivariantNAS):
         if not (np.isfinite(scaled).all() and np.isfinite(self.target_scaler_.scale_).all()):
             raise ValueError("y has values so large that their squares overflow. Scale y to a smaller range.")
         return torch.from_numpy(scaled)
+
+    def _known_targets(self, y: NDArray[Any]) -> Tensor:
+        columns = y.reshape(len(y), -1).astype(np.float64)
+        if columns.shape[1] != self._n_outputs:
+            raise ValueError(f"y has {columns.shape[1]} targets for each image; in fit there were {self._n_outputs}.")
+        return torch.from_numpy(self.target_scaler_.transform(columns).astype(np.float32))
 
     def _strata(self, y: NDArray[Any], n_validation: int) -> NDArray[Any] | None:
         return None

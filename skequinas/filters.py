@@ -152,7 +152,8 @@ class KernelSpace:
             return torch.from_numpy(self._tables[1])
 
     @cached_property
-    def _tables(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    def moves(self) -> NDArray[np.int32]:
+        """Where each element of H takes every position, int32 of shape ``(|H|, n_positions)``."""
         group, size = self.constraint.group, self.kernel_size
         g_out, g_in, x = np.ogrid[: self.multiplicity_out, : self.multiplicity_in, : size**2]
         moved = []
@@ -161,7 +162,11 @@ class KernelSpace:
             to_in = group.table[h] if self.regular_in else np.zeros(1, dtype=np.int64)
             to_x = _pixel_permutation(group, h, size)
             moved.append(((to_out[g_out] * self.multiplicity_in + to_in[g_in]) * size**2 + to_x[x]).ravel())
-        images = np.stack(moved)
+        return np.stack(moved).astype(np.int32)
+
+    @cached_property
+    def _tables(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        images = self.moves
         representatives, index = np.unique(images.min(axis=0), return_inverse=True)
         return (np.ascontiguousarray(images[:, representatives].T).astype(np.int32), index.astype(np.int32))
 

@@ -1,0 +1,108 @@
+"""Laws of the planted symmetry: the labels are invariant under exactly the subgroup that was asked for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from skequinas.datasets import make_planted_symmetry
+from skequinas.filters import transform_images
+from skequinas.groups import PointGroup, Subgroup
+
+RNG = np.random.default_rng(0)
+IMAGES = np.repeat(RNG.integers(0, 256, (3, 5, 5), dtype=np.uint8), 200, axis=0)  # three images, many times each
+CLASSES = np.repeat([7, 3, 3], 200)
+
+
+def moved(images: NDArray[Any], group: PointGroup, element: int) -> NDArray[Any]:
+    planes = torch.from_numpy(np.moveaxis(images, (1, 2), (-2, -1)).copy())
+    return np.moveaxis(transform_images(planes, group, element).numpy(), (-2, -1), (1, 2))
+
+
+def invariance(X: NDArray[Any], labels: NDArray[Any], group: PointGroup) -> Subgroup:
+    """All elements that lead from every image to one with the same label, found by looking the images up."""
+    label_of = {image.tobytes(): label for image, label in zip(np.ascontiguousarray(X), labels, strict=True)}
+    assert len(label_of) == 3 * group.order  # every image was seen after every move
+    keeps = [
+        e
+        for e in group.elements
+        if all(
+            label_of[image.tobytes()] == label
+            for image, label in zip(np.ascontiguousarray(moved(X, group, e)), labels, strict=True)
+        )
+    ]
+    found = group.generate(keeps)
+    assert set(found.elements) == set(keeps)
+    return found
+
+
+@pytest.mark.parametrize("regression", [False, True])
+@pytest.mark.parametrize("with_classes", [False, True])
+def test_the_labels_are_invariant_under_exactly_the_subgroup(
+    subgroup: Subgroup, with_classes: bool, regression: bool
+) -> None:
+    if subgroup.index == 1 and not with_classes:
+        pytest.skip("one coset alone")
+    X, labels = make_planted_symmetry(
+        IMAGES, CLASSES if with_classes else None, subgroup.group, subgroup, regression=regression, random_state=0
+    )
+    assert X.shape == IMAGES.shape
+    assert X.dtype == IMAGES.dtype
+    assert invariance(X, labels, subgroup.group) == subgroup
+    n = subgroup.index * (2 if with_classes else 1)
+    assert len(np.unique(labels)) == n
+    assert regression or sorted(set(labels.tolist())) == list(range(n))
+
+
+def test_channels_move_with_the_image() -> None:
+    colours = np.repeat(RNG.integers(0, 256, (3, 5, 5, 3), dtype=np.uint8), 100, axis=0)
+    D4 = PointGroup.from_name("D4")
+    X, labels = make_planted_symmetry(colours, subgroup="D2(45)", random_state=0)
+    assert invariance(X, labels, D4).name == "D2(45)"
+    grey = make_planted_symmetry(colours[..., 1], subgroup="D2(45)", random_state=0)[0]
+    np.testing.assert_array_equal(X[..., 1], grey)
+
+
+def test_noise_replaces_its_share_of_the_labels() -> None:
+    clean, noisy = (make_planted_symmetry(IMAGES, subgroup="C1", noise=p, random_state=0) for p in (0.0, 0.4))
+    np.testing.assert_array_equal(clean[0], noisy[0])
+    assert np.mean(clean[1] != noisy[1]) == pytest.approx(0.4 * 7 / 8, abs=0.06)
+    regression = make_planted_symmetry(IMAGES, subgroup="C1", noise=0.3, regression=True, random_state=0)[1]
+    exact = make_planted_symmetry(IMAGES, subgroup="C1", regression=True, random_state=0)[1]
+    assert (regression - exact).std() == pytest.approx(0.3, rel=0.15)
+
+
+def test_what_is_forgiven_has_the_label_of_a_random_coset() -> None:
+    clean, forgiving = (make_planted_symmetry(IMAGES, subgroup="C4", forgiven=p, random_state=0) for p in (0.0, 0.6))
+    np.testing.assert_array_equal(clean[0], forgiving[0])
+    assert np.mean(clean[1] != forgiving[1]) == pytest.approx(0.3, abs=0.06)
+
+
+def test_the_random_state_fixes_the_task() -> None:
+    a, b, c = (make_planted_symmetry(IMAGES, random_state=seed) for seed in (1, 1, 2))
+    for one, other in zip(a, b, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert (a[1] != c[1]).any()
+
+
+@pytest.mark.parametrize(
+    ("parameters", "words"),
+    [
+        ({"images": IMAGES[0]}, r"images has shape \(5, 5\)"),
+        ({"images": IMAGES[:, :4]}, r"images has shape \(600, 4, 5\)"),
+        ({"y": CLASSES[:5]}, r"y has shape \(5,\), but there are 600 images"),
+        ({"group": "C8"}, "cannot turn the pixel grid"),
+        ({"subgroup": "D4"}, "one coset.*Give y"),
+        ({"subgroup": "C3"}, "C3"),
+        ({"subgroup": PointGroup.from_name("C4").whole}, "not a subgroup of group='D4'"),
+        ({"noise": 1.5}, r"noise=1\.5 must lie between 0 and 1"),
+        ({"forgiven": -0.1}, r"forgiven=-0\.1 must lie"),
+    ],
+)
+def test_bad_input_is_refused(parameters: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        make_planted_symmetry(**{"images": IMAGES, **parameters})
