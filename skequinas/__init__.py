@@ -2,10 +2,11 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
+from skequinas.architecture import Architecture
 from skequinas.estimators import EquivariantNASClassifier, EquivariantNASRegressor
 from skequinas.groups import PointGroup, Subgroup
 from skequinas.monitor import FitProgress
-from skequinas.networks import Architecture, EquivariantNetwork, relax
+from skequinas.networks import EquivariantNetwork, relax
 from skequinas.persistence import load, save
 from skequinas.score import ScoreTest, score_test
 from skequinas.search import DifferentiableSearch, EvolutionarySearch, NoSearch, RandomSearch

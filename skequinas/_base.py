@@ -26,10 +26,11 @@ from torch import Tensor, nn
 
 from skequinas._compat import CallbackSupportMixin
 from skequinas._session import Session, Split
+from skequinas.architecture import Architecture, default_architecture, paper_architecture
 from skequinas.groups import PointGroup, Subgroup, parse_group
 from skequinas.images import Preprocessing, as_images, infer_image_shape
 from skequinas.monitor import FitProgress, Monitor
-from skequinas.networks import Architecture, EquivariantNetwork, default_architecture, paper_architecture
+from skequinas.networks import EquivariantNetwork
 from skequinas.search import NoSearch, Search, resolve_search
 from skequinas.search.loop import SEARCHES
 from skequinas.state import fitting_state, worker_threads

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from sklearn.exceptions import ConvergenceWarning
 
+from skequinas.architecture import Architecture
 from skequinas.monitor import Monitor
-from skequinas.networks import Architecture, EquivariantNetwork
+from skequinas.networks import EquivariantNetwork
 from skequinas.search import Search, run_search
 from skequinas.training import DataPart, DivergenceError, TrainingSettings, evaluate, mean_with_error, n_steps, train
 

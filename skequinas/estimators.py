@@ -17,9 +17,9 @@ from sklearn.utils.validation import column_or_1d
 from torch import Tensor, nn
 
 from skequinas._base import BaseEquivariantNAS, relative_weights
+from skequinas.architecture import Architecture
 from skequinas.groups import PointGroup, Subgroup
 from skequinas.monitor import FitProgress
-from skequinas.networks import Architecture
 from skequinas.search import Search
 from skequinas.training import CLASSIFICATION, REGRESSION
 

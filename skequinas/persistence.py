@@ -13,10 +13,11 @@ from sklearn.utils.validation import check_is_fitted
 
 from skequinas._base import BaseEquivariantNAS
 from skequinas._files import array_from_json, array_to_json, read_file, write_file
+from skequinas.architecture import Architecture
 from skequinas.estimators import EquivariantNASClassifier, EquivariantNASRegressor
 from skequinas.groups import PointGroup, Subgroup
 from skequinas.images import Preprocessing, as_images
-from skequinas.networks import Architecture, EquivariantNetwork
+from skequinas.networks import EquivariantNetwork
 from skequinas.search import Search
 from skequinas.search.evidence import Increase
 from skequinas.search.loop import SEARCHES

@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from skequinas.architecture import Architecture
 from skequinas.filters import transform_images
 from skequinas.groups import PointGroup
 from skequinas.images import Preprocessing
-from skequinas.networks import Architecture, EquivariantNetwork
+from skequinas.networks import EquivariantNetwork
 from skequinas.search.evidence import Increase, averaging_evidence, largest_accepted
 from skequinas.training import CLASSIFICATION, REGRESSION, DataPart, Objective
 

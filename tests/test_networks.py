@@ -15,18 +15,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from skequinas.architecture import Architecture, Constraint, default_architecture, paper_architecture
 from skequinas.filters import transform_images
 from skequinas.groups import PointGroup, Subgroup
 from skequinas.layers import GroupConv2d, MixedGroupConv2d, SymmetricAvgPool2d
-from skequinas.networks import (
-    Architecture,
-    Constraint,
-    EquivariantNetwork,
-    default_architecture,
-    inherit,
-    paper_architecture,
-    relax,
-)
+from skequinas.networks import EquivariantNetwork, inherit, relax
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -11,10 +11,11 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from skequinas import EquivariantNASClassifier, EquivariantNASRegressor, score_test
+from skequinas.architecture import Architecture
 from skequinas.datasets import make_planted_symmetry
 from skequinas.filters import kernel_space, transform_images
 from skequinas.groups import PointGroup, Subgroup
-from skequinas.networks import Architecture, EquivariantNetwork
+from skequinas.networks import EquivariantNetwork
 from skequinas.score import _energies, _gram, _score_test, score_gradients
 from skequinas.training import CLASSIFICATION, DataPart
 

@@ -19,10 +19,11 @@ from safetensors.torch import save_file
 from sklearn.base import clone
 from torch import Tensor, nn
 
+from skequinas.architecture import Architecture
 from skequinas.filters import transform_images
 from skequinas.groups import PointGroup, Subgroup
 from skequinas.monitor import Monitor
-from skequinas.networks import Architecture, EquivariantNetwork, inherit
+from skequinas.networks import EquivariantNetwork, inherit
 from skequinas.search import (
     DifferentiableSearch,
     Evaluation,

@@ -13,8 +13,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from skequinas.architecture import Architecture
 from skequinas.groups import PointGroup
-from skequinas.networks import Architecture, EquivariantNetwork
+from skequinas.networks import EquivariantNetwork
 from skequinas.training import (
     CLASSIFICATION,
     REGRESSION,

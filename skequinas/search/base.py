@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 
 from skequinas._files import read_file, write_file
+from skequinas.architecture import Architecture
 from skequinas.groups import Subgroup
-from skequinas.networks import Architecture, EquivariantNetwork
+from skequinas.networks import EquivariantNetwork
 from skequinas.search.evidence import Increase, largest_accepted
 from skequinas.state import fitting_state
 from skequinas.training import TrainingSettings, mean_with_error

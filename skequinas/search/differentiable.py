@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 
 from sklearn.utils._param_validation import Interval, StrOptions
 
+from skequinas.architecture import Architecture
 from skequinas.groups import Subgroup
 from skequinas.layers import EquivariantConv2d, MixedGroupConv2d
-from skequinas.networks import Architecture
 from skequinas.search.base import Evaluation, Proposal, Search
 
 __all__ = ["DifferentiableSearch"]

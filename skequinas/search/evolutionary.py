@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 
 from sklearn.utils._param_validation import Interval, StrOptions
 
+from skequinas.architecture import Architecture
 from skequinas.groups import Subgroup
-from skequinas.networks import Architecture
 from skequinas.search.base import Evaluation, Proposal, Search
 from skequinas.training import TrainingSettings
 
