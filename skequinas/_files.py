@@ -93,7 +93,7 @@ def _checksum(text: str, tensors: dict[str, Tensor]) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Numbers of numpy and paths as JSON takes them."""
+    """Numbers of numpy as JSON takes them."""
     if isinstance(value, np.generic):
         return value.item()
     raise ValueError(f"{value!r} of type {type(value).__name__} cannot be written to a file of plain values.")

@@ -123,10 +123,11 @@ class Session:
                 f"{mine.architecture_!r}. Keep search, group, image size, width and number of outputs, or set "
                 "warm_start=False."
             )
-        for name in ("generation_", "population_", "records_", "shares_", "evidence_"):
+        for name in ("generation_", "records_", "shares_", "evidence_"):
             setattr(mine, name, copy.copy(getattr(earlier, name)))
         mine.population_ = [
-            replace(evaluation, network=copy.deepcopy(evaluation.network).to(device)) for evaluation in mine.population_
+            replace(evaluation, network=copy.deepcopy(evaluation.network).to(device))
+            for evaluation in earlier.population_
         ]
         self._earlier_network, self._parent = network, copy.deepcopy(network).to(device)
 
@@ -175,7 +176,7 @@ class Session:
             self.network,
             self.split.training if early_stopping else self.split.whole,
             self.training,
-            max(epochs, 1e-9),
+            epochs,
             seed=self.seed,
             validation=self.split.validation if early_stopping else None,
             patience=patience,

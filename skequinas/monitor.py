@@ -64,8 +64,8 @@ class Monitor:
     callback : callable or None
         Called with a `FitProgress`; when it returns True the search, or the training, ends.
     hooks : callable or None
-        ``hooks(task, number, progress, network)`` passes the end of a generation or epoch on to the callbacks of
-        scikit-learn, and returns whether one of them wants to stop.
+        ``hooks(task, network)`` passes the end of a "generation" or an "epoch" on to the callbacks of scikit-learn, and
+        returns whether one of them wants to stop.
     """
 
     def __init__(

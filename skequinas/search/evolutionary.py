@@ -121,17 +121,13 @@ class EvolutionarySearch(Search):
 
     def cost(self) -> float:
         """About how long the search takes, in full trainings of a constrained network."""
-        return self._lengths() / self.epochs_
-
-    def _lengths(self) -> float:
-        """The epochs of all candidates together, if each generation has as many as the population and its children."""
         warmup, probe, generation = (
             self.epochs_ / divisor if epochs is None else epochs
             for epochs, divisor in ((self.warmup_epochs, 2), (self.probe_epochs, 1), (self.epochs_per_generation, 8))
         )
         probed = self.guided and self.architecture_.group.order > 1
-        candidates = 3 if probed else 2 * self.population_size
-        return warmup + probed * probe + self.n_generations * candidates * generation
+        candidates = 3 if probed else 2 * self.population_size  # the parents and about as many children
+        return (warmup + probed * probe + self.n_generations * candidates * generation) / self.epochs_
 
     def _propose(self) -> list[Proposal]:
         if self.generation_ == 0:
