@@ -16,7 +16,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.svm import SVC
 
-from skequinas import EquivariantNASClassifier
+from skequinas import EquivariantNASClassifier, LearnedSymmetry, SymmetryDisplay
 
 FIGURE = "quickstart.png"
 
@@ -48,7 +48,7 @@ def main() -> None:
         "turned and mirrored": moved(images, mirrors=True),
     }
     started = time.perf_counter()
-    changes = {}
+    learned = {}
     print(f"{'task':<21}{'model':<20}{'test accuracy':>14}{'seconds':>9}  learned symmetry (layers | head)")
     for task, X in tasks.items():
         X_train, X_test, y_train, y_test = train_test_split(
@@ -58,42 +58,26 @@ def main() -> None:
             before = time.perf_counter()
             model.fit(X_train, y_train)
             seconds = time.perf_counter() - before
-            learned = getattr(model, "learned_symmetry_", None)
-            symmetry = "" if learned is None else f"{learned.group:<8} ({model.architecture_})"
+            symmetry = ""
+            if isinstance(model, EquivariantNASClassifier):
+                learned[task] = model.learned_symmetry_
+                symmetry = f"{learned[task].group:<8} ({model.architecture_})"
             print(f"{task:<21}{name:<20}{model.score(X_test, y_test):>14.4f}{seconds:>9.1f}  {symmetry}", flush=True)
-            if learned is not None:
-                changes[task, name] = learned
-    print(f"\nThe last of these in full:\n{learned_last(changes)}")
+    for task, symmetry in learned.items():
+        print(f"\nDigits, {task}:\n{symmetry}")
     print(f"\n{time.perf_counter() - started:.0f} seconds in all")
-    draw(changes)
+    draw(learned["turned"])
 
 
-def learned_last(changes: dict) -> str:
-    return str(list(changes.values())[-1])
-
-
-def draw(changes: dict) -> None:
-    """Save the measured change of every model's output under every element of D4, if matplotlib is there."""
+def draw(learned: LearnedSymmetry) -> None:
+    """Save a picture of the evidence, if matplotlib is there."""
     try:
         import matplotlib as mpl
     except ImportError:
         print("With matplotlib (pip install 'skequinas[plot]') this saves a figure too.")
         return
     mpl.use("Agg")
-    import matplotlib.pyplot as plt
-
-    table = np.array([list(learned.measured_change.values()) for learned in changes.values()])
-    elements = list(next(iter(changes.values())).measured_change)
-    fig, ax = plt.subplots(figsize=(9, 3.6), layout="constrained")
-    picture = ax.imshow(table, cmap="viridis", vmin=0, vmax=max(1.4, table.max()), aspect="auto")
-    ax.set_xticks(range(len(elements)), elements, rotation=30, ha="right")
-    rows = [f"{task}, {name}: {learned.group}" for (task, name), learned in changes.items()]
-    ax.set_yticks(range(len(rows)), rows)
-    for (i, j), value in np.ndenumerate(table):
-        ax.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=8, color="white" if value < 0.8 else "black")
-    ax.set_title("Change of the output when the image is moved (0: none)")
-    fig.colorbar(picture, label="relative change")
-    fig.savefig(FIGURE, dpi=150)
+    SymmetryDisplay(learned).plot().figure_.savefig(FIGURE)
     print(f"Figure saved as {FIGURE}")
 
 

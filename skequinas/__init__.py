@@ -3,13 +3,15 @@
 from importlib.metadata import PackageNotFoundError, version
 
 from skequinas.architecture import Architecture
+from skequinas.displays import OrbitDisplay, SearchDisplay, SymmetryDisplay
 from skequinas.estimators import EquivariantNASClassifier, EquivariantNASRegressor
 from skequinas.groups import PointGroup, Subgroup
 from skequinas.monitor import FitProgress
 from skequinas.networks import EquivariantNetwork, relax
 from skequinas.persistence import load, save
-from skequinas.score import ScoreTest, score_test
+from skequinas.score import ScoreTest, score_test, symmetry_evidence
 from skequinas.search import DifferentiableSearch, EvolutionarySearch, NoSearch, RandomSearch
+from skequinas.search.evidence import Evidence
 from skequinas.symmetry import LearnedSymmetry
 
 try:
@@ -23,16 +25,21 @@ __all__ = [
     "EquivariantNASClassifier",
     "EquivariantNASRegressor",
     "EquivariantNetwork",
+    "Evidence",
     "EvolutionarySearch",
     "FitProgress",
     "LearnedSymmetry",
     "NoSearch",
+    "OrbitDisplay",
     "PointGroup",
     "RandomSearch",
     "ScoreTest",
+    "SearchDisplay",
     "Subgroup",
+    "SymmetryDisplay",
     "load",
     "relax",
     "save",
     "score_test",
+    "symmetry_evidence",
 ]

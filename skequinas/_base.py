@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import BaseEstimator, _fit_context
+from sklearn.base import BaseEstimator, _fit_context, is_classifier
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
@@ -34,7 +34,14 @@ from skequinas.networks import EquivariantNetwork
 from skequinas.search import NoSearch, Search, resolve_search
 from skequinas.search.loop import SEARCHES
 from skequinas.state import fitting_state, worker_threads
-from skequinas.symmetry import LearnedSymmetry, measured_change
+from skequinas.symmetry import (
+    LearnedSymmetry,
+    effective_invariance,
+    layer_distances,
+    lie_derivative,
+    measured_change,
+    moved_outputs,
+)
 from skequinas.training import DataPart, Objective, TrainingSettings, resolve_device
 
 _PREDICTION_BATCH = 512
@@ -321,10 +328,15 @@ class BaseEquivariantNAS(CallbackSupportMixin, BaseEstimator, ABC):
         self.search_results_ = _columns(search.records_)
         images = (split.validation or split.whole).images[: session.n_measured]
         group = self.architecture_.group
+        changes, invariance, derivative = {group.element_name(g): math.nan for g in group.elements}, None, math.nan
         try:
-            changes = measured_change(lambda x: self._respond(plain(x)), self.preprocessing_(images), group)
+            inputs = self.preprocessing_(images)
+            outputs = moved_outputs(lambda x: self._respond(plain(x)), inputs, group)
+            changes = measured_change(outputs, group)
+            if is_classifier(self):
+                invariance = effective_invariance(outputs, group)
+            derivative = lie_derivative(lambda x: self._respond(plain(x)), inputs)
         except KeyboardInterrupt:
-            changes = {group.element_name(g): np.nan for g in group.elements}
             warnings.warn(
                 "fit was interrupted after the training: the change of the output is not measured.", stacklevel=5
             )
@@ -335,6 +347,12 @@ class BaseEquivariantNAS(CallbackSupportMixin, BaseEstimator, ABC):
             changes,
             search.shares_,
             search.evidence_,
+            search.level,
+            derivative,
+            invariance,
+            layer_distances(self.network_),
+            search.share_history_,
+            not is_classifier(self),
         )
         # what is kept lies on the CPU, so that a model can be loaded where there is no GPU
         search.pending_ = []

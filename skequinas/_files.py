@@ -20,7 +20,7 @@ from skequinas.state import worker_threads
 
 __all__ = ["array_from_json", "array_to_json", "read_file", "write_file"]
 
-_FORMAT = 1
+_FORMAT = 2
 _KEY = "skequinas"
 
 
@@ -50,7 +50,7 @@ def read_file(path: str | PathLike[str], kind: str) -> tuple[dict[str, Any], dic
     Raises
     ------
     ValueError
-        When the file is damaged, foreign, of another kind, or of a newer format.
+        When the file is damaged, foreign, of another kind, or of another format.
     OSError
         When it cannot be read at all.
     """
@@ -68,13 +68,14 @@ def read_file(path: str | PathLike[str], kind: str) -> tuple[dict[str, Any], dic
     checksum, _, text = metadata[_KEY].partition(" ")
     try:
         state: dict[str, Any] = json.loads(text)
-        newer = state["format"] > _FORMAT
+        newer, older = state["format"] > _FORMAT, state["format"] < _FORMAT
     except (ValueError, KeyError, TypeError):
-        state, newer = {}, False
-    if newer:
+        state, newer, older = {}, False, False
+    if newer or older:
+        remedy = "Update skequinas." if newer else f"Fit the {kind} and save it again."
         raise ValueError(
-            f"path={str(path)!r} has format {state['format']}; this version of skequinas reads formats up to "
-            f"{_FORMAT}. Update skequinas."
+            f"path={str(path)!r} has format {state['format']}; this version of skequinas reads format {_FORMAT}. "
+            f"{remedy}"
         )
     if checksum != _checksum(text, tensors):
         raise ValueError(f"path={str(path)!r} is damaged: its checksum does not match. Save the {kind} again.")

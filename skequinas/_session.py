@@ -123,7 +123,7 @@ class Session:
                 f"{mine.architecture_!r}. Keep search, group, image size, width and number of outputs, or set "
                 "warm_start=False."
             )
-        for name in ("generation_", "records_", "shares_", "evidence_"):
+        for name in ("generation_", "records_", "shares_", "share_history_", "evidence_"):
             setattr(mine, name, copy.copy(getattr(earlier, name)))
         mine.population_ = [
             replace(evaluation, network=copy.deepcopy(evaluation.network).to(device))

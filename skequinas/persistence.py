@@ -19,7 +19,7 @@ from skequinas.groups import PointGroup, Subgroup
 from skequinas.images import Preprocessing, as_images
 from skequinas.networks import EquivariantNetwork
 from skequinas.search import Search
-from skequinas.search.evidence import Increase
+from skequinas.search.evidence import Evidence
 from skequinas.search.loop import SEARCHES
 from skequinas.state import fitting_state
 from skequinas.symmetry import LearnedSymmetry
@@ -140,7 +140,7 @@ def _restored(state: dict[str, Any], tensors: dict[str, torch.Tensor]) -> BaseEq
     model.search_results_ = {name: array_from_json(column) for name, column in state["search_results"].items()}
     learned = state["learned_symmetry"]
     if learned["evidence"] is not None:
-        learned["evidence"] = {name: Increase(*values) for name, values in learned["evidence"].items()}
+        learned["evidence"] = {name: Evidence(*values) for name, values in learned["evidence"].items()}
     model.learned_symmetry_ = LearnedSymmetry(**learned)
     model.search_ = _SEARCHES[state["search"]["search"]].from_state(state["search"], part("search/"))
     model.network_ = EquivariantNetwork(model.architecture_)

@@ -19,21 +19,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
-from torch import Tensor
 
 from skequinas._base import BaseEquivariantNAS
-from skequinas.filters import kernel_space
-from skequinas.groups import Subgroup
+from skequinas.filters import kernel_space, require_pixel_group
+from skequinas.gradients import score_gradients, unit_gradients
+from skequinas.groups import PointGroup, Subgroup, parse_group
 from skequinas.layers import EquivariantConv2d
-from skequinas.networks import EquivariantNetwork, inherit
+from skequinas.networks import EquivariantNetwork
+from skequinas.search.evidence import Evidence, gather_evidence
 from skequinas.state import fitting_state
 from skequinas.training import DataPart
 
-__all__ = ["ScoreTest", "score_test"]
+__all__ = ["ScoreTest", "score_test", "symmetry_evidence"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,6 +135,54 @@ def score_test(
         return _score_test(model.network_, data, n_batches, n_moves, check_random_state(random_state))
 
 
+def symmetry_evidence(
+    model: BaseEquivariantNAS,
+    X: ArrayLike,
+    y: ArrayLike,
+    *,
+    group: str | PointGroup | Subgroup = "D4",
+    random_state: int | np.random.RandomState | None = None,
+) -> dict[str, Evidence]:
+    """Ask a fitted model, on images that it has not seen, which symmetries of a group the data have.
+
+    This is the evidence that the searches gather from a network of their own, see `skequinas.search.evidence`. A model
+    has something to say only about symmetries that it does not have itself (those that it is constrained to get the
+    p-value 1), so an ordinary network, one with ``group="C1"``, is as good a witness as it is a model.
+
+    Parameters
+    ----------
+    model : EquivariantNASClassifier or EquivariantNASRegressor
+        Fitted on other images.
+    X, y : array-like
+        Images and targets as in ``fit``, held out from it.
+    group : str, PointGroup or Subgroup, default="D4"
+        The symmetries to ask about.
+    random_state : int, RandomState instance or None, default=None
+        Draws the moves of the test.
+
+    Returns
+    -------
+    dict of Evidence
+        By the name of every subgroup of the group.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from skequinas import EquivariantNASClassifier, symmetry_evidence
+    >>> X, y = load_digits(n_class=4, return_X_y=True)
+    >>> model = EquivariantNASClassifier("C1", "none", max_epochs=4, random_state=0).fit(X[:500], y[:500])
+    >>> evidence = symmetry_evidence(model, X[500:], y[500:], group="D4", random_state=0)
+    >>> evidence["C4"].p_value < 0.01  # digits stand upright
+    True
+    """
+    check_is_fitted(model)
+    moves = require_pixel_group(parse_group(group))
+    with fitting_state():
+        data = model._held_out(X, y)
+        seed = int(check_random_state(random_state).randint(np.iinfo(np.int32).max))
+        return gather_evidence(model.network_, data, moves, seed)
+
+
 def _score_test(
     network: EquivariantNetwork, data: DataPart, n_batches: int, n_moves: int, rng: np.random.RandomState
 ) -> ScoreTest:
@@ -145,7 +193,7 @@ def _score_test(
             "larger group."
         )
     grams = {
-        name: _gram(_unit(gradients), kernel_space(symmetry, *_shape(layer)).moves)
+        name: _gram(unit_gradients(gradients), kernel_space(symmetry, *_shape(layer)).moves)
         for name, layer, gradients in zip(
             names, network.convolutions, score_gradients(network, data, n_batches), strict=True
         )
@@ -177,26 +225,6 @@ def _score_test(
             gained = gain(gram, symmetry, k, drawn)
             gains[name][k.name], gain_p_values[name][k.name] = float(gained[0]), _p_value(gained)
     return ScoreTest(symmetry.name, p_values, gains, gain_p_values, len(data), n_batches)
-
-
-def score_gradients(network: EquivariantNetwork, data: DataPart, n_batches: int) -> list[NDArray[np.float64]]:
-    """For each layer the gradient of every mini-batch by the dense kernel: (n_batches, positions, out * in fields)."""
-    trivial = network.architecture.group.trivial
-    dense = inherit(network, network.architecture.with_constraints((trivial,) * network.architecture.n_layers)).eval()
-    weights = [layer.weights.weight for layer in dense.convolutions]
-    gradients: list[list[Tensor]] = [[] for _ in weights]
-    for rows in torch.arange(len(data), device=data.images.device).tensor_split(n_batches):
-        found = torch.autograd.grad(data.batch(rows).loss(dense, data.objective), weights)
-        for own, gradient in zip(gradients, found, strict=True):
-            own.append(gradient.flatten(1))
-    return [torch.stack(own).double().cpu().numpy() for own in gradients]
-
-
-def _unit(gradients: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Gradients of length 1, so that a few images that are hard do not drown all others; moves leave lengths alone."""
-    lengths = np.sqrt(np.square(gradients).sum((1, 2), keepdims=True))
-    unit: NDArray[np.float64] = gradients / np.where(lengths > 0, lengths, 1.0)
-    return unit
 
 
 def _shape(layer: EquivariantConv2d) -> tuple[int, bool, bool]:

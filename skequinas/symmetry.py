@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from skequinas.filters import transform_images
-from skequinas.groups import PointGroup
+from skequinas.filters import kernel_space, transform_images
+from skequinas.groups import PointGroup, Subgroup
+from skequinas.networks import EquivariantNetwork
+from skequinas.search.evidence import UNINFORMED, Evidence, indistinct
 
-__all__ = ["LearnedSymmetry", "measured_change"]
+__all__ = ["LearnedSymmetry", "effective_invariance", "layer_distances", "lie_derivative", "measured_change"]
 
 
 @dataclass(frozen=True, eq=False)
 class LearnedSymmetry:
-    """The symmetry that a fitted model is constrained to, layer by layer, and what was measured.
+    """The symmetry that a fitted model is constrained to, layer by layer, the evidence for it, and what was measured.
+
+    Printed, it is three lines: the symmetry, the evidence, and the doubt. `to_frame` and `to_dict` give everything;
+    `SymmetryDisplay` draws it.
 
     Parameters
     ----------
@@ -37,9 +44,25 @@ class LearnedSymmetry:
     layer_weights : dict or None
         After a differentiable search: from the name of each layer to a dict with the learned share of every subgroup.
     evidence : dict or None
-        From the name of every subgroup to the increase of the validation loss, with its standard error, when
-        the outputs of a network that is free to break all symmetries are averaged over it. An increase of several
-        standard errors says that the task does not have this symmetry. None after searches without such a network.
+        From the name of every subgroup to its `Evidence`: the held-out score of a network that is free to break all
+        symmetries when it is averaged over the subgroup, and the p-value of "the task has this symmetry". None after
+        searches without such a network.
+    level : float, default=0.01
+        Symmetries with a p-value of at most this are rejected.
+    lie_derivative : float
+        How fast the output changes when the images begin to turn: as ``measured_change``, for each radian (Gruver et
+        al., The Lie derivative for measuring learned equivariance, 2022).
+    effective_invariance : dict or None
+        Classifiers: from the name of each element to the mean, over images, of the geometric mean of the two
+        confidences where the predicted class is the same, else 0 (Deng et al., On the strong correlation between
+        model invariance and generalization, 2022). No labels are used.
+    layer_distances : dict
+        From the name of each layer to a dict: for every larger group than its constraint, the length of what the kernel
+        lacks to obey it, relative to the kernel's own. 0 would be no more than a name; 1 is as far as can be.
+    share_history : dict or None
+        After a differentiable search: the shares in the course of its training, a list for each subgroup of each layer.
+    regression : bool, default=False
+        Whether the targets are numbers.
     """
 
     search_group: str
@@ -47,45 +70,172 @@ class LearnedSymmetry:
     constraints: Mapping[str, str]
     measured_change: Mapping[str, float]
     layer_weights: Mapping[str, Mapping[str, float]] | None = None
-    evidence: Mapping[str, tuple[float, float]] | None = None
+    evidence: Mapping[str, Evidence] | None = None
+    level: float = 0.01
+    lie_derivative: float = math.nan
+    effective_invariance: Mapping[str, float] | None = None
+    layer_distances: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    share_history: Mapping[str, Mapping[str, Sequence[float]]] | None = None
+    regression: bool = False
+
+    @property
+    def verdicts(self) -> dict[str, str]:
+        """From the name of every subgroup to "accepted" or "rejected"; empty without evidence."""
+        if self.evidence is None:
+            return {}
+        return {n: "accepted" if n == "C1" or e.p_value > self.level else "rejected" for n, e in self.evidence.items()}
+
+    @property
+    def indistinct(self) -> tuple[str, ...]:
+        """The groups that the data cannot tell apart, the verdict first; empty without evidence."""
+        if self.evidence is None:
+            return ()
+        return tuple(h.name for h in indistinct(PointGroup.from_name(self.search_group), self.evidence, self.level))
+
+    @property
+    def informed(self) -> bool:
+        """Whether the network that was asked could predict held-out targets better than chance."""
+        return self.evidence is None or self.evidence["C1"].chance_p_value <= UNINFORMED
 
     def __str__(self) -> str:
-        layers = ", ".join(f"{layer} {constraint}" for layer, constraint in self.constraints.items())
-        changes = ", ".join(
-            f"{name} {change:.2g}" for name, change in self.measured_change.items() if name != "identity"
-        )
-        if any(np.isnan(change) for change in self.measured_change.values()):
-            changes = "not measured"
-        lines = [
-            f"{self.search_group} -> {self.group}: {describe(self.group)}",
-            f"  constraints: {layers}",
-            f"  measured change of the output: {changes or 'the group has no other element'}",
-        ]
-        if self.evidence is not None:
-            text = ", ".join(f"{name} {mean:+.3f} ± {se:.3f}" for name, (mean, se) in self.evidence.items())
-            lines.append(
-                f"  rise of the validation loss when averaged over a symmetry (none if the task has it): {text}"
-            )
-        if self.layer_weights is not None:
-            lines.append("  learned shares:")
-            for layer, shares in self.layer_weights.items():
-                text = ", ".join(f"{name} {share:.2f}" for name, share in shares.items())
-                lines.append(f"    {layer}: {text}")
-        return "\n".join(lines)
+        return "\n".join([self._verdict(), *self._reasons(), self._doubt()])
 
     __repr__ = __str__
 
+    def _verdict(self) -> str:
+        group = PointGroup.from_name(self.search_group)
+        learned = group.subgroup(self.group)
+        same, different = in_words(learned), not_in_words(learned)
+        if self.evidence is None:
+            text = f"the model looks the same under {same}" if same else "no symmetry is built into the model"
+            return f"{self.search_group} -> {self.group}: {text}."
+        if not same:
+            return f"{self.search_group} -> {self.group}: the task looks the same under no turn or mirror."
+        no = f", not under {different}" if different else ""
+        return f"{self.search_group} -> {self.group}: the task looks the same under {same}{no}."
+
+    def _reasons(self) -> list[str]:
+        """The line on the evidence: what the learned group costs, and what the next larger one would."""
+        if self.evidence is None:
+            return ["The data were not asked; search='evolutionary' and 'differentiable' do that."]
+        group = PointGroup.from_name(self.search_group)
+        learned = group.subgroup(self.group)
+        evidence, name = self.evidence, "squared error" if self.regression else "error"
+        larger = [h.name for h in group.subgroups if learned < h]
+        if not larger:
+            own, free = self._cost(self.group), self._cost("C1", with_p_value=False)
+            return [f"The held-out {name} is {own} with {self.group} imposed, {free} with nothing imposed."]
+        least = min(larger, key=lambda name: evidence[name].loss_rise)
+        own, worse = self._cost(self.group, with_p_value=False), self._cost(least)
+        verb = "rises" if evidence[least].score < evidence[self.group].score else "goes"
+        return [f"The held-out {name} {verb} from {own} to {worse} with the next larger group, {least}, imposed."]
+
+    def _cost(self, name: str, with_p_value: bool = True) -> str:
+        """The error with a group imposed."""
+        assert self.evidence is not None
+        error, p_value = 1 - self.evidence[name].score, self.evidence[name].p_value
+        text = f"{error:.3f} of the variance" if self.regression else f"{100 * error:.1f} %"
+        return f"{text} (p {'< 0.001' if p_value < 0.001 else f'= {p_value:.2g}'})" if with_p_value else text
+
+    def _doubt(self) -> str:
+        """The line on what the data leave open."""
+        if self.evidence is None:
+            layers = ", ".join(f"{layer} {constraint}" for layer, constraint in self.constraints.items())
+            return f"Constraints: {layers}."
+        if not self.informed:
+            return (
+                "But the network could not predict held-out targets better than chance, so nothing speaks for or "
+                "against any symmetry: more images or longer training are needed."
+            )
+        called, *others = self.indistinct
+        if self.group != called:
+            return f"The evidence alone would call {called}; the model is built with {self.group}."
+        if others:
+            return f"In doubt: the data do not settle between {' and '.join([called, *others])}."
+        return f"No doubt: at a level of {self.level / 10:g} or of {10 * self.level:g} the answer is the same."
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain values that JSON can hold; what is not finite is None.
+
+        Examples
+        --------
+        >>> import json
+        >>> from sklearn.datasets import load_digits
+        >>> from skequinas import EquivariantNASClassifier
+        >>> X, y = load_digits(n_class=3, return_X_y=True)
+        >>> model = EquivariantNASClassifier(search="none", max_epochs=1, random_state=0).fit(X, y)
+        >>> json.loads(json.dumps(model.learned_symmetry_.to_dict()))["group"]
+        'D4'
+        """
+        values = {name: _plain(value) for name, value in vars(self).items()}
+        if self.evidence is not None:
+            values["evidence"] = {name: _plain(e._asdict()) for name, e in self.evidence.items()}
+        return values | {"verdicts": self.verdicts, "indistinct": list(self.indistinct), "informed": self.informed}
+
+    def to_frame(self, of: str = "subgroups") -> Any:
+        """A table as a pandas DataFrame, which needs pandas.
+
+        Parameters
+        ----------
+        of : {"subgroups", "elements", "layers"}, default="subgroups"
+            A row for each subgroup with the evidence and the verdict; for each element with what was measured of the
+            fitted model; or for each layer with its constraint, its distance to the larger groups, and the learned
+            shares.
+
+        Returns
+        -------
+        pandas.DataFrame
+        """
+        if of not in ("subgroups", "elements", "layers"):
+            raise ValueError(f"of={of!r} is unknown. Use 'subgroups', 'elements' or 'layers'.")
+        try:
+            import pandas as pd
+        except ImportError as error:
+            raise ImportError("to_frame needs pandas: pip install pandas. to_dict gives the same without.") from error
+        group = PointGroup.from_name(self.search_group)
+        if of == "elements":
+            columns: dict[str, Any] = {"measured_change": self.measured_change}
+            if self.effective_invariance is not None:
+                columns["effective_invariance"] = self.effective_invariance
+            return pd.DataFrame(columns, index=pd.Index(list(self.measured_change), name="element"))
+        if of == "layers":
+            rows = [
+                {"constraint": constraint}
+                | {f"distance to {name}": d for name, d in self.layer_distances.get(layer, {}).items()}
+                | {f"share of {name}": z for name, z in (self.layer_weights or {}).get(layer, {}).items()}
+                for layer, constraint in self.constraints.items()
+            ]
+            return pd.DataFrame(rows, index=pd.Index(list(self.constraints), name="layer"))
+        names = [h.name for h in group.subgroups]
+        rows = [{"order": h.order, "learned": h.name == self.group} for h in group.subgroups]
+        if self.evidence is not None:
+            rows = [
+                row | self.evidence[name]._asdict() | {"verdict": self.verdicts[name]}
+                for row, name in zip(rows, names, strict=True)
+            ]
+        return pd.DataFrame(rows, index=pd.Index(names, name="subgroup"))
+
     def _repr_html_(self) -> str:
         """What a notebook shows."""
+        lines = "<br>".join(escape(line) for line in str(self).splitlines())
         changes = {name: f"{change:.2g}" for name, change in self.measured_change.items()}
         parts = [
-            f"<p><b>{escape(self.search_group)} &rarr; {escape(self.group)}</b>: {escape(describe(self.group))}</p>",
+            f"<p>{lines}</p>",
             _table("Measured change of the output when the image is moved (0: none)", list(changes), [changes]),
         ]
         if self.evidence is not None:
-            rises = {name: f"{mean:+.3f} &plusmn; {se:.3f}" for name, (mean, se) in self.evidence.items()}
-            title = "Evidence: rise of the validation loss when averaged over a symmetry (none if the task has it)"
-            parts.append(_table(title, list(rises), [rises]))
+            columns = ["subgroup", "held-out score", "rise of the loss", "p-value", "verdict"]
+            rows = [
+                {
+                    "subgroup": name,
+                    "held-out score": f"{e.score:.3f} &plusmn; {e.score_error:.3f}",
+                    "rise of the loss": f"{e.loss_rise:+.3f} &plusmn; {e.loss_rise_error:.3f}",
+                    "p-value": f"{e.p_value:.2g}",
+                    "verdict": self.verdicts[name],
+                }
+                for name, e in self.evidence.items()
+            ]
+            parts.append(_table("Evidence: a free network averaged over each subgroup", columns, rows))
         rows = [{"layer": escape(layer), "constraint": escape(c)} for layer, c in self.constraints.items()]
         columns = ["layer", "constraint"]
         if self.layer_weights is not None:
@@ -96,6 +246,17 @@ class LearnedSymmetry:
         return "\n".join([*parts, _table(title, columns, rows)])
 
 
+def _plain(value: Any) -> Any:
+    """Values that JSON can hold."""
+    if isinstance(value, Mapping):
+        return {name: _plain(v) for name, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value
+
+
 def _table(title: str, columns: list[str], rows: Sequence[Mapping[str, str]]) -> str:
     """A table of HTML whose cells are HTML already."""
     head = "".join(f"<th>{escape(column)}</th>" for column in columns)
@@ -103,25 +264,56 @@ def _table(title: str, columns: list[str], rows: Sequence[Mapping[str, str]]) ->
     return f"<table><caption>{escape(title)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
-def describe(name: str) -> str:
-    """A symmetry group in a few plain words."""
-    group = PointGroup.from_name(name)
-    if group.order == 1:
-        return "no symmetry is built in"
-    turns = {1: "", 2: "half turns", 4: "quarter turns"}.get(
-        group.n_rotations, f"turns by 360/{group.n_rotations} degrees"
+def in_words(subgroup: Subgroup) -> str:
+    """The moves of a subgroup in plain words; empty for the trivial one."""
+    turns, mirrors = _turns(subgroup), _mirrors(subgroup)
+    return " and ".join(part for part in (turns, mirrors) if part)
+
+
+def not_in_words(subgroup: Subgroup) -> str:
+    """The moves of the whole group that a subgroup lacks, in plain words."""
+    whole = subgroup.group.whole
+    turns = _turns(whole) if subgroup.n_rotations < whole.n_rotations else ""
+    if turns and subgroup.n_rotations == 1:
+        turns = "turns"
+    missing = [a for a in _axes(whole) if a not in _axes(subgroup)]
+    mirrors = "other mirrors" if len(missing) < len(_axes(whole)) else _mirrors(whole)
+    return " or ".join(part for part in (turns, mirrors if missing else "") if part)
+
+
+def _turns(subgroup: Subgroup) -> str:
+    n = subgroup.n_rotations
+    return {1: "", 2: "half turns", 4: "quarter turns"}.get(n, f"turns by 360/{n} degrees")
+
+
+def _axes(subgroup: Subgroup) -> list[float]:
+    group = subgroup.group
+    return [float(group.angle(e)) for e in subgroup.elements if group.is_mirror(e)]
+
+
+def _mirrors(subgroup: Subgroup) -> str:
+    axes, possible = _axes(subgroup), _axes(subgroup.group.whole)
+    if len(axes) > 2 and axes == possible:
+        return "mirrors"
+    angles = " and ".join(f"{angle:g}" for angle in axes)
+    other = (
+        f"mirrors about axes at {angles} degrees" if len(axes) > 1 else f"the mirror about the axis at {angles} degrees"
     )
-    if not group.mirrors:
-        return f"unchanged by {turns}"
-    angles = ", ".join(f"{float(group.angle(e)):g}" for e in group.elements if group.is_mirror(e))
-    mirrors = f"mirrors with the axis at {angles} degrees"
-    return f"unchanged by {turns} and {mirrors}" if turns else f"unchanged by {mirrors}"
+    return _MIRRORS.get(tuple(axes), other) if axes else ""
 
 
-def measured_change(
+_MIRRORS = {
+    (0.0,): "the up-down mirror",
+    (90.0,): "the left-right mirror",
+    (0.0, 90.0): "the up-down and left-right mirrors",
+    (45.0, 135.0): "both diagonal mirrors",
+}
+
+
+def moved_outputs(
     function: Callable[[Tensor], Tensor], images: Tensor, group: PointGroup, batch_size: int = 256
-) -> dict[str, float]:
-    """How much the output of a function changes under every element of a group, relative to its variation.
+) -> Tensor:
+    """The outputs of a function for images under every element of a group, float64 of shape (order, n, n_outputs).
 
     Parameters
     ----------
@@ -130,6 +322,24 @@ def measured_change(
     images : Tensor of shape (n, channels, size, size)
     group : PointGroup
         One that maps the pixel grid to itself.
+    """
+    with torch.inference_mode():
+        return torch.stack(
+            [
+                torch.cat([function(transform_images(x, group, g)) for x in images.split(batch_size)]).double()
+                for g in group.elements
+            ]
+        )
+
+
+def measured_change(outputs: Tensor, group: PointGroup) -> dict[str, float]:
+    """How much outputs change under every element of a group, relative to their variation.
+
+    Parameters
+    ----------
+    outputs : Tensor of shape (order, n, n_outputs)
+        Those of `moved_outputs`.
+    group : PointGroup
 
     Returns
     -------
@@ -137,16 +347,76 @@ def measured_change(
         From element names to the root mean square change over the root mean square deviation from the mean output.
         Where the outputs do not vary it is 0 for no change, else infinity.
     """
+    variation = _variation(outputs[0])
+    changes = (outputs - outputs[0]).square().sum(2).mean(1).sqrt().tolist()
+    return {group.element_name(g): _relative(change, variation) for g, change in enumerate(changes)}
 
-    def outputs(element: int) -> Tensor:
-        with torch.inference_mode():
-            return torch.cat([function(transform_images(x, group, element)) for x in images.split(batch_size)]).double()
 
-    still = outputs(0)
-    variation = float((still - still.mean(0)).square().sum(1).mean().sqrt())
+def effective_invariance(outputs: Tensor, group: PointGroup) -> dict[str, float]:
+    """The effective invariance of probabilities (order, n, n_classes) under every element, from 0 to 1.
 
-    def change(element: int) -> float:
-        moved = float((outputs(element) - still).square().sum(1).mean().sqrt()) if element else 0.0
-        return moved / variation if variation else (0.0 if moved == 0 else float("inf"))
+    The mean over images of the geometric mean of the two confidences where the predicted class is the same, else 0.
+    """
+    confidence, predicted = outputs.max(2)
+    both = (confidence * confidence[0]).sqrt() * (predicted == predicted[0])
+    return dict(zip([group.element_name(g) for g in group.elements], both.mean(1).tolist(), strict=True))
 
-    return {group.element_name(g): change(g) for g in group.elements}
+
+def lie_derivative(
+    function: Callable[[Tensor], Tensor], images: Tensor, step: float = 0.02, batch_size: int = 256
+) -> float:
+    """How fast the output of a function changes when images begin to turn, relative to its variation, by radian.
+
+    Parameters
+    ----------
+    function : callable
+        From square images (n, channels, size, size) to outputs (n, n_outputs).
+    images : Tensor of shape (n, channels, size, size)
+    step : float, default=0.02
+        The images are turned by so many radians either way, with bilinear interpolation; the derivative is the central
+        difference.
+
+    Returns
+    -------
+    float
+        The root mean square derivative over the root mean square deviation from the mean output.
+    """
+
+    def outputs(angle: float) -> Tensor:
+        cos, sin = math.cos(angle), math.sin(angle)
+        matrix = torch.tensor([[cos, -sin, 0.0], [sin, cos, 0.0]], dtype=images.dtype, device=images.device)
+        parts = []
+        for x in images.split(batch_size):
+            grid = F.affine_grid(matrix.expand(len(x), 2, 3), list(x.shape), align_corners=False)
+            parts.append(function(F.grid_sample(x, grid, align_corners=False)))
+        return torch.cat(parts).double()
+
+    with torch.inference_mode():
+        derivative = (outputs(step) - outputs(-step)) / (2 * step)
+        still = outputs(0.0)
+    return _relative(float(derivative.square().sum(1).mean().sqrt()), _variation(still))
+
+
+@torch.no_grad()
+def layer_distances(network: EquivariantNetwork) -> dict[str, dict[str, float]]:
+    """For each layer the distance of its kernel to every larger group's kernels, relative to its length."""
+    distances: dict[str, dict[str, float]] = {}
+    for name, layer in zip(network.architecture.layer_names, network.convolutions, strict=True):
+        kernel = layer.kernel().detach().double()
+        length = float(kernel.norm())
+        own = next(k for k in layer.constraints[0].group.subgroups if all(k <= h for h in layer.constraints))
+        distances[name] = {}
+        for h in own.group.subgroups:
+            if own < h:
+                space = kernel_space(h, layer.kernel_size, layer.regular_in, layer.regular_out)
+                rest = float((kernel - space.expand(space.tighten(kernel))).norm())
+                distances[name][h.name] = rest / length if length else 0.0
+    return distances
+
+
+def _variation(outputs: Tensor) -> float:
+    return float((outputs - outputs.mean(0)).square().sum(1).mean().sqrt())
+
+
+def _relative(change: float, variation: float) -> float:
+    return change / variation if variation else (0.0 if change == 0 else math.inf)

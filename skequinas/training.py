@@ -36,10 +36,14 @@ class DivergenceError(ArithmeticError):
 
 @dataclass(frozen=True)
 class Objective:
-    """What a network is trained for: a differentiable loss, and the error that counts, of every sample."""
+    """What a network is trained for: a differentiable loss, and the error that counts, of every sample.
+
+    The loss may be minus the logarithm of a probability.
+    """
 
     loss: Callable[[Tensor, Tensor], Tensor]
     error: Callable[[Tensor, Tensor], Tensor]
+    is_likelihood: bool
 
 
 def _cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -54,8 +58,8 @@ def _squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
     return F.mse_loss(outputs, targets, reduction="none").mean(1)
 
 
-CLASSIFICATION = Objective(_cross_entropy, _misclassified)
-REGRESSION = Objective(_squared_error, _squared_error)
+CLASSIFICATION = Objective(_cross_entropy, _misclassified, is_likelihood=True)
+REGRESSION = Objective(_squared_error, _squared_error, is_likelihood=False)
 
 
 class Batch(NamedTuple):

@@ -146,7 +146,7 @@ def test_the_file_holds_arrays_and_json_alone(tmp_path: Path) -> None:
     length = int.from_bytes(content[:8], "little")
     metadata = json.loads(content[8 : 8 + length])["__metadata__"]
     state = json.loads(metadata["skequinas"].partition(" ")[2])
-    assert state["format"] == 1
+    assert state["format"] == 2
     assert state["parameters"]["group"] == "D4"
     assert load_tensors(content)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
@@ -203,6 +203,7 @@ def foreign(folder: Path) -> dict[str, bytes]:
         "tensors of others": save_tensors({"weight": torch.zeros(3)}),
         "metadata of others": save_tensors({"weight": torch.zeros(3)}, metadata={"format": "pt"}),
         "newer": save_tensors({"w": torch.zeros(1)}, metadata={"skequinas": f"? {text}"}),
+        "older": save_tensors({"w": torch.zeros(1)}, metadata={"skequinas": f"? {text.replace('99', '1')}"}),
         "not json": save_tensors({"w": torch.zeros(1)}, metadata={"skequinas": "? {"}),
     }
 
@@ -212,7 +213,8 @@ def foreign(folder: Path) -> dict[str, bytes]:
     [
         ("empty", "damaged"), ("text", "damaged"), ("pickle", "damaged"), ("numpy", "damaged"),
         ("tensors of others", "not written by skequinas"), ("metadata of others", "not written by skequinas"),
-        ("newer", "has format 99.*Update skequinas"), ("not json", "damaged"),
+        ("newer", "has format 99.*Update skequinas"), ("older", "has format 1;.*save it again"),
+        ("not json", "damaged"),
     ],
 )  # fmt: skip
 def test_a_file_of_another_kind_gives_one_error(name: str, words: str, tmp_path: Path) -> None:

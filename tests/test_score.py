@@ -10,7 +10,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
-from skequinas import EquivariantNASClassifier, EquivariantNASRegressor, score_test
+from skequinas import EquivariantNASClassifier, EquivariantNASRegressor, score_test, symmetry_evidence
 from skequinas.architecture import Architecture
 from skequinas.datasets import make_planted_symmetry
 from skequinas.filters import kernel_space, transform_images
@@ -137,3 +137,40 @@ def test_bad_input_is_refused() -> None:
         score_test(model, X, np.full(60, 77), n_batches=8)
     with pytest.raises(ValueError, match="C1.*search='none'"):
         score_test(EquivariantNASClassifier("C1", "none", **settings).fit(X, y), X, y, n_batches=8)
+
+
+# --- asking any fitted model ---
+
+
+@pytest.mark.parametrize("regression", [False, True], ids=["classification", "regression"])
+def test_an_ordinary_network_tells_which_symmetries_its_data_have(regression: bool) -> None:
+    digits = load_digits(n_class=4)
+    X, y = (
+        make_planted_symmetry(
+            digits.images, digits.target / 10, subgroup="D1(90)", regression=regression, random_state=0
+        )
+        if regression
+        else make_planted_symmetry(digits.images, subgroup="D1(90)", random_state=0)
+    )
+    estimator = EquivariantNASRegressor if regression else EquivariantNASClassifier
+    model = estimator("C1", "none", max_epochs=8, width=24, random_state=0).fit(X[:450], y[:450])
+    evidence = symmetry_evidence(model, X[450:], y[450:], random_state=0)
+    assert [name for name, e in evidence.items() if e.p_value > 0.01] == ["D1(90)", "C1"]
+    assert evidence["C1"].score == pytest.approx(
+        1 - np.mean((model.predict(X[450:]) - y[450:]) ** 2) / model.target_scaler_.var_[0]
+        if regression
+        else model.score(X[450:], y[450:]),
+        abs=1e-5,
+    )
+    again = symmetry_evidence(model, X[450:], y[450:], random_state=0)
+    assert again == evidence
+    assert list(symmetry_evidence(model, X[450:], y[450:], group="C4")) == ["C4", "C2", "C1"]
+
+
+def test_a_model_is_no_witness_of_the_symmetries_that_it_has() -> None:
+    X, y = load_digits(n_class=3, return_X_y=True)
+    model = EquivariantNASClassifier("C4", "none", max_epochs=1, width=16, random_state=0).fit(X, y)
+    evidence = symmetry_evidence(model, X, y)
+    assert evidence["C4"].raw_p_value == evidence["C2"].raw_p_value == 1
+    with pytest.raises(ValueError, match="C8"):
+        symmetry_evidence(model, X, y, group="C8")

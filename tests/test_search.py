@@ -36,7 +36,7 @@ from skequinas.search import (
     resolve_search,
     run_search,
 )
-from skequinas.search.evidence import Increase, averaging_evidence, largest_accepted
+from skequinas.search.evidence import Evidence, gather_evidence, largest_accepted
 from skequinas.search.evolutionary import pareto_front
 from skequinas.training import CLASSIFICATION, DataPart, DivergenceError, TrainingSettings, evaluate
 
@@ -48,7 +48,7 @@ START = Architecture(D4, SIZE, 1, 2, fields=(1, 1), kernel_sizes=(3, 3), pools=(
 TRAINING = TrainingSettings(learning_rate=0.01, batch_size=16)
 
 SEARCHES: dict[str, Search] = {
-    "evolutionary": EvolutionarySearch(n_generations=2, epochs_per_generation=0.5, warmup_epochs=1, population_size=2),
+    "evolutionary": EvolutionarySearch(n_generations=2, epochs_per_generation=0.5, probe_epochs=1, population_size=2),
     "evolutionary, unguided": EvolutionarySearch(
         n_generations=2, epochs_per_generation=0.5, warmup_epochs=1, population_size=2, guided=False
     ),
@@ -134,10 +134,13 @@ def run(search: Search, on_step: Callable[[Proposal], None] | None = None) -> Se
     return search
 
 
-def evidence_for(name: str) -> dict[str, Increase]:
+def evidence_for(name: str) -> dict[str, Evidence]:
     """Evidence that rejects all symmetries but those of one subgroup."""
     wanted = D4.subgroup(name)
-    return {h.name: Increase(0.0 if h <= wanted else 1.0, 0.0 if h.order == 1 else 0.1) for h in D4.subgroups}
+    return {
+        h.name: Evidence(0.9, 0.01, *((0.0, 0.1, 0.6, 0.5) if h <= wanted else (1.0, 0.1, 0.001, 0.0001)), 0.005)
+        for h in D4.subgroups
+    }
 
 
 def told(
@@ -149,7 +152,8 @@ def told(
     """A made-up evaluation of a proposal, with an untrained network; a probe finds evidence for the symmetry."""
     network = EquivariantNetwork(proposal.architecture, torch.Generator().manual_seed(0))
     evidence = evidence_for(symmetry) if proposal.probe else None
-    return Evaluation(proposal, network, np.array(losses, float), np.array(errors, float), 0.0, evidence)
+    calls = None if proposal.toward is None else dict.fromkeys(range(proposal.architecture.n_layers - 1), 0.01)
+    return Evaluation(proposal, network, np.array(losses, float), np.array(errors, float), 0.0, evidence, calls=calls)
 
 
 def evaluation(
@@ -185,10 +189,11 @@ def assert_same_search(a: Search, b: Search) -> None:
     """Equal settings, records and populations, the weights bit for bit."""
     assert type(a) is type(b)
     assert a.get_params() == b.get_params()
-    assert (a.generation_, a.shares_, a.evidence_) == (b.generation_, b.shares_, b.evidence_)
+    assert (a.generation_, a.shares_, a.share_history_) == (b.generation_, b.shares_, b.share_history_)
+    assert a.evidence_ == b.evidence_
     assert without_time(a.records_) == without_time(b.records_)
     for e, f in itertools.zip_longest(a.population_, b.population_):
-        assert e.proposal == f.proposal
+        assert (e.proposal, e.calls) == (f.proposal, f.calls)
         np.testing.assert_array_equal(e.losses, f.losses)
         np.testing.assert_array_equal(e.errors, f.errors)
         left, right = e.network.state_dict(), f.network.state_dict()
@@ -538,12 +543,14 @@ def test_children_begin_at_the_function_of_their_parent(name: str, train: bool) 
         for p in proposals:
             if p.parent is None:
                 network = EquivariantNetwork(p.architecture, torch.Generator().manual_seed(0))
+            elif not p.architecture.symmetry <= parents[p.parent].architecture.symmetry:
+                network = inherit(parents[p.parent], p.architecture)  # the head is tightened
             else:
                 network = inherit(parents[p.parent], p.architecture)
                 expected, begins = outputs_of(parents[p.parent], train), outputs_of(network, train)
                 torch.testing.assert_close(begins, expected, rtol=1e-4, atol=1e-5)
             evidence = evidence_for("C2") if p.probe else None
-            evaluations.append(Evaluation(p, network, *evaluate(network, VALIDATION), 0.0, evidence))
+            evaluations.append(Evaluation(p, network, *evaluate(network, VALIDATION), 0.0, evidence, calls={0: 0.01}))
         search.tell(evaluations)
 
 
@@ -560,58 +567,100 @@ def test_without_learning_all_children_stay_as_good_as_their_parent() -> None:
 
 
 @pytest.mark.parametrize("symmetry", D4.subgroups, ids=str)
-def test_a_guided_search_relaxes_the_head_to_the_symmetry_that_is_accepted_and_no_other(symmetry: Subgroup) -> None:
+def test_a_guided_search_asks_a_free_head_and_tightens_it_to_the_symmetry_that_is_accepted(symmetry: Subgroup) -> None:
     search = started(EvolutionarySearch(4))
     rounds = drive(search, lambda proposals: [told(p, symmetry=symmetry.name) for p in proposals])
-    first, *others = rounds
-    assert [(p.architecture.symmetry, p.probe) for p in first] == [(D4.whole, False), (D4.trivial, True)]
-    heads = {p.architecture.constraints[-1] for proposals in others for p in proposals}
-    assert heads == (set() if symmetry == D4.whole else {D4.whole, symmetry})
+    first, second, *others = rounds
+    assert [(p.architecture.constraint_names, p.probe) for p in first] == [(("D4", "D4", "C1"), True)]
+    assert [(p.architecture.constraint_names, p.parent) for p in second] == [(("D4", "D4", symmetry.name), 0)]
+    assert {p.architecture.constraints[-1] for proposals in others for p in proposals} <= {symmetry}
+    assert bool(others) == (symmetry != D4.whole)
     assert search.symmetry_ == symmetry
     chosen = search.result()
     assert chosen is not None
     assert chosen.architecture.symmetry == symmetry
 
 
-def test_a_probe_never_joins_the_population() -> None:
-    def probe_wins(proposals: Sequence[Proposal]) -> list[Evaluation]:
-        return [told(p, [0.0] if p.probe else [1.0], [0.0] if p.probe else [1.0]) for p in proposals]
+def called(proposals: Sequence[Proposal], calls: dict[int, float]) -> list[Evaluation]:
+    evaluations = [told(p, symmetry="C4") for p in proposals]
+    for e in evaluations:
+        e.calls = None if e.proposal.probe else calls
+    return evaluations
 
+
+@pytest.mark.parametrize(
+    ("calls", "tried"),
+    [
+        ({}, []),
+        ({0: 0.5, 1: 0.06}, []),
+        ({0: 0.5, 1: 0.04}, ["D4 C4 C4"]),
+        ({0: 0.03, 1: 0.04}, ["C4 C4 C4", "D4 C4 C4"]),
+        ({0: 0.04, 1: 0.03}, ["D4 C4 C4", "C4 C4 C4"]),
+    ],
+)
+def test_only_relaxations_that_the_gradients_call_for_are_tried_the_most_significant_first(
+    calls: dict[int, float], tried: list[str]
+) -> None:
+    rounds = drive(started(EvolutionarySearch(10)), lambda proposals: called(proposals, calls))
+    seen = list(dict.fromkeys(p.architecture.constraint_names for ps in rounds[2:] for p in ps))
+    assert [" ".join(names) for names in seen if names != ("D4", "D4", "C4")] == tried
+    assert len(rounds) == 2 + len(tried)
+
+
+def test_without_a_level_for_calls_one_more_layer_is_relaxed_in_each_generation() -> None:
+    rounds = drive(started(EvolutionarySearch(10, call_level=None)), lambda ps: [told(p, symmetry="C4") for p in ps])
+    assert all(p.toward is None for proposals in rounds for p in proposals)
+    newest = [" ".join(proposals[-1].architecture.constraint_names) for proposals in rounds]
+    assert newest == ["D4 D4 C1", "D4 D4 C4", "D4 C4 C4", "C4 C4 C4"]
+
+
+def test_before_a_candidate_is_ready_the_result_is_the_first_network_with_its_head_tightened() -> None:
     search = started(EvolutionarySearch(3))
-    drive(search, probe_wins)
-    assert not any(e.proposal.probe for e in search.population_)
+    search.tell([told(p, symmetry="C4") for p in search.ask()])
+    chosen = search.result()
+    assert chosen is not None
+    assert chosen.architecture.constraint_names == ("D4", "D4", "C4") == chosen.network.architecture.constraint_names
+    assert not chosen.proposal.probe
+    assert search.population_[0].proposal.probe
 
 
-def test_a_search_goes_on_unguided_where_the_probe_diverged() -> None:
+def test_a_search_whose_first_network_diverged_has_nothing_to_go_on_with() -> None:
     search = started(EvolutionarySearch(2))
-    start, probe = (told(p) for p in search.ask())
+    (probe,) = (told(p) for p in search.ask())
     probe.losses[:] = np.nan
-    search.tell([start, probe])
-    assert search.symmetry_ is None
-    assert {p.architecture.constraint_names for p in search.ask()} == {
-        ("D4",) * 3,
-        *expected_children("D4 D4 D4", "maximal"),
-    }
+    search.tell([probe])
+    assert (search.symmetry_, search.population_, search.result(), search.ask()) == (None, [], None, [])
+
+
+def test_in_the_trivial_group_there_is_nothing_to_ask() -> None:
+    architecture = Architecture(PointGroup(1), SIZE, 1, 2, (1, 1), (3, 3), (True, False), hidden=4)
+    rounds = drive(started(EvolutionarySearch(3), architecture=architecture))
+    assert [[p.probe for p in proposals] for proposals in rounds] == [[False]]
 
 
 @pytest.mark.parametrize("accepted", D4.subgroups, ids=str)
 def test_the_largest_accepted_symmetry_is_found(accepted: Subgroup) -> None:
-    assert largest_accepted(D4, evidence_for(accepted.name), 2.0) == accepted
+    assert largest_accepted(D4, evidence_for(accepted.name), 0.01) == accepted
 
 
 def test_of_several_accepted_symmetries_as_large_the_one_with_the_lowest_loss_is_taken() -> None:
-    evidence = evidence_for("C1") | {"D1(0)": Increase(0.1, 0.1), "D1(90)": Increase(0.05, 0.1)}
-    assert largest_accepted(D4, evidence, 2.0) == D4.subgroup("D1(90)")
-    assert largest_accepted(D4, evidence, 0.1) == D4.trivial
+    mirrors = {
+        "D1(0)": Evidence(0.9, 0.0, 0.1, 0.1, 0.3, 0.3, 0.005),
+        "D1(90)": Evidence(0.9, 0.0, 0.05, 0.1, 0.2, 0.2, 0.005),
+    }
+    evidence = evidence_for("C1") | mirrors
+    assert largest_accepted(D4, evidence, 0.01) == D4.subgroup("D1(90)")
+    assert largest_accepted(D4, evidence, 0.25) == D4.subgroup("D1(0)")
+    assert largest_accepted(D4, evidence, 0.4) == D4.trivial
 
 
 def test_the_evidence_is_the_rise_of_the_loss_by_averaging_over_a_subgroup() -> None:
     network = EquivariantNetwork(START.with_constraints((D4.trivial,) * 3), torch.Generator().manual_seed(0))
     network.eval()
     inputs, targets = VALIDATION.images, VALIDATION.targets
-    evidence = averaging_evidence(network, VALIDATION, D4)
+    evidence = gather_evidence(network, VALIDATION, D4)
     assert list(evidence) == [h.name for h in D4.subgroups]
-    assert evidence["C1"] == (0, 0)
+    assert evidence["C1"][2:5] == (0, 0, 1)
     with torch.no_grad():
         outputs = network(inputs)
         factor = min(2.0 ** (np.arange(-24, 9) / 4), key=lambda s: CLASSIFICATION.loss(s * outputs, targets).mean())
@@ -619,22 +668,24 @@ def test_the_evidence_is_the_rise_of_the_loss_by_averaging_over_a_subgroup() -> 
         with torch.no_grad():
             mean = torch.stack([network(transform_images(inputs, D4, g)) for g in h.elements]).mean(0)
             rise = CLASSIFICATION.loss(factor * mean, targets) - CLASSIFICATION.loss(factor * outputs, targets)
-        expected = float(rise.mean()), float(rise.std() / np.sqrt(len(rise)))
-        np.testing.assert_allclose(evidence[h.name], expected, rtol=1e-3, atol=1e-6)
+        right = (mean.argmax(1) == targets).double()
+        expected = [m for v in (right, rise) for m in (float(v.mean()), float(v.std(correction=0) / np.sqrt(len(v))))]
+        np.testing.assert_allclose(evidence[h.name][:4], expected, rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("symmetry", ["D4", "C4", "D1(45)"])
 def test_averaging_over_a_symmetry_that_a_network_has_changes_no_loss(symmetry: str) -> None:
     h = D4.subgroup(symmetry)
     network = EquivariantNetwork(START.with_constraints((D4.whole, D4.whole, h)), torch.Generator().manual_seed(0))
-    evidence = averaging_evidence(network, VALIDATION, D4)
+    evidence = gather_evidence(network, VALIDATION, D4)
     for k in D4.subgroups:
-        assert (abs(evidence[k.name].mean) < 1e-6) == (k <= h)
+        assert (abs(evidence[k.name].loss_rise) < 1e-6) == (k <= h)
+        assert (evidence[k.name].p_value == 1) >= (k <= h)
 
 
 def test_stripes_are_learned_to_lack_the_quarter_turns() -> None:
     """Images of stripes in two orientations: only half turns and upright mirrors may stay."""
-    search = run(started(EvolutionarySearch(2, warmup_epochs=20)))
+    search = run(started(EvolutionarySearch(2, probe_epochs=20)))
     assert search.symmetry_ is not None
     assert search.symmetry_ <= D4.subgroup("D2(0)")
     assert search.symmetry_.order > 1

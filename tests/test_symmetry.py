@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Callable
 
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor
 
+from skequinas import symmetry
+from skequinas.architecture import Architecture
 from skequinas.filters import transform_images
 from skequinas.groups import PointGroup, Subgroup
-from skequinas.symmetry import LearnedSymmetry, measured_change
+from skequinas.networks import EquivariantNetwork, relax
+from skequinas.search.evidence import Evidence
+from skequinas.symmetry import LearnedSymmetry, effective_invariance, layer_distances, lie_derivative, moved_outputs
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 D4 = PointGroup.from_name("D4")
 IMAGES = torch.randn(50, 2, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 WEIGHTS = torch.randn(72, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+def measured_change(
+    function: Callable[[Tensor], Tensor], images: Tensor, group: PointGroup, batch_size: int = 256
+) -> dict[str, float]:
+    return symmetry.measured_change(moved_outputs(function, images, group, batch_size), group)
 
 
 def linear(images: Tensor) -> Tensor:
@@ -74,49 +87,184 @@ def test_outputs_that_do_not_vary_change_by_nothing_or_by_infinity() -> None:
     assert changes["mirror(135)"] == 0
 
 
+# --- other measures ---
+
+
+def test_the_effective_invariance_is_the_confidence_where_the_class_stays() -> None:
+    still = torch.tensor([[0.9, 0.1], [0.6, 0.4]], dtype=torch.float64)
+    turned = torch.tensor([[0.4, 0.6], [0.6, 0.4]], dtype=torch.float64)
+    invariance = effective_invariance(torch.stack([still, turned]), PointGroup(2))
+    assert invariance == pytest.approx({"identity": 0.75, "rotation(180)": 0.3})
+
+
+def blobs(n: int = 20, size: int = 33) -> Tensor:
+    """Smooth images that vanish at the border."""
+    generator = torch.Generator().manual_seed(0)
+    centres, grid = 0.6 * torch.rand(n, 2, 1, 1, generator=generator) - 0.3, torch.linspace(-1, 1, size)
+    rows, columns = grid[:, None] - centres[:, 0], grid[None, :] - centres[:, 1]
+    return torch.exp(-(rows**2 + columns**2) / 0.08)[:, None].double()
+
+
+def moment(images: Tensor, axis: int) -> Tensor:
+    grid = torch.linspace(-1, 1, images.shape[-1], dtype=images.dtype)
+    weights = grid[:, None] if axis == 0 else grid[None, :]
+    return (images[:, 0] * weights).sum((1, 2))[:, None]
+
+
+def test_the_lie_derivative_of_a_position_is_the_other_coordinate() -> None:
+    """Turning by an angle moves (x, y) by the angle times (-y, x)."""
+    images = blobs()
+    x, y = moment(images, 1), moment(images, 0)
+    expected = y.square().mean().sqrt() / (x - x.mean()).square().mean().sqrt()
+    assert lie_derivative(lambda i: moment(i, 1), images) == pytest.approx(float(expected), rel=0.02)
+
+
+def test_the_lie_derivative_of_a_distance_from_the_centre_is_nearly_zero() -> None:
+    images = blobs()
+    assert lie_derivative(lambda i: moment(i, 0).square() + moment(i, 1).square(), images) < 0.02
+    assert lie_derivative(lambda i: i.new_ones(len(i), 1), images) == 0
+
+
+def test_a_layer_is_at_no_distance_from_the_groups_it_obeys() -> None:
+    parent = EquivariantNetwork(Architecture(D4, 9, 1, 2, (2, 2), (3, 3), (True, False)))
+    child = relax(relax(parent, -1, D4.subgroup("C2")), 1, D4.subgroup("C4"))
+    assert layer_distances(parent) == {"layer 1": {}, "layer 2": {}, "head": {}}
+    distances = layer_distances(child)
+    assert {layer: list(of) for layer, of in distances.items()} == {
+        "layer 1": [],
+        "layer 2": ["D4"],
+        "head": ["D4", "C4", "D2(0)", "D2(45)"],
+    }
+    assert max(d for of in distances.values() for d in of.values()) < 1e-6  # a relaxation changes nothing yet
+
+
+def test_the_distance_is_that_to_the_nearest_kernel_of_the_larger_group() -> None:
+    free = Architecture(D4, 9, 1, 2, (2, 2), (3, 3), (True, False), constraints=("C1",) * 3)
+    network = EquivariantNetwork(free, torch.Generator().manual_seed(0)).double()
+    layer, group = network.convolutions[0], D4
+    kernel = layer.kernel().detach().unflatten(0, (-1, group.order))
+    for name in ("D1(90)", "C4"):
+        moved = [
+            torch.stack(
+                [transform_images(kernel[:, group.multiply(group.inverse(h), g)], group, h) for g in range(8)], 1
+            )
+            for h in group.subgroup(name).elements
+        ]
+        expected = (kernel - torch.stack(moved).mean(0)).norm() / kernel.norm()
+        assert layer_distances(network)["layer 1"][name] == pytest.approx(float(expected), rel=1e-6)
+
+
 # --- words ---
 
 
+def row(p_value: float, score: float = 0.9, rise: float = 0.0, chance: float = 0.005) -> Evidence:
+    return Evidence(score, 0.01, rise, 0.02, p_value, p_value, chance)
+
+
+def learned_as(group: str, evidence: dict[str, Evidence] | None = None, **fields: object) -> LearnedSymmetry:
+    changes = {D4.element_name(g): float(g not in D4.subgroup(group)) for g in D4.elements}
+    constraints = {"layer 1": "D4", "head": group}
+    return LearnedSymmetry("D4", group, constraints, changes, evidence=evidence, **fields)  # type: ignore[arg-type]
+
+
+def evidence_for(group: str, **others: Evidence) -> dict[str, Evidence]:
+    wanted = D4.subgroup(group)
+    rows = {h.name: row(0.6, 0.98) if h <= wanted else row(5e-4, 0.9 - h.order / 100, 1.0) for h in D4.subgroups}
+    return rows | others
+
+
 @pytest.mark.parametrize(
-    ("group", "words"),
+    ("group", "same", "different"),
     [
-        ("C1", ["no symmetry"]),
-        ("C2", ["half turns"]),
-        ("C4", ["quarter turns"]),
-        ("D1", ["mirrors", " 0 degrees"]),
-        ("D1(90)", ["mirrors", " 90 degrees"]),
-        ("D1(135)", ["mirrors", " 135 degrees"]),
-        ("D2", ["half turns", "mirrors", " 0, 90 degrees"]),
-        ("D2(45)", ["half turns", "mirrors", " 45, 135 degrees"]),
-        ("D4", ["quarter turns", "mirrors", " 0, 45, 90, 135 degrees"]),
+        ("C1", "no turn or mirror", ""),
+        ("C2", "half turns", "quarter turns or mirrors"),
+        ("C4", "quarter turns", "mirrors"),
+        ("D1(0)", "the up-down mirror", "turns or other mirrors"),
+        ("D1(90)", "the left-right mirror", "turns or other mirrors"),
+        ("D1(135)", "the mirror about the axis at 135 degrees", "turns or other mirrors"),
+        ("D2(0)", "half turns and the up-down and left-right mirrors", "quarter turns or other mirrors"),
+        ("D2(45)", "half turns and both diagonal mirrors", "quarter turns or other mirrors"),
+        ("D4", "quarter turns and mirrors", ""),
     ],
 )
-def test_a_group_is_described_in_words(group: str, words: list[str]) -> None:
-    text = str(LearnedSymmetry("D4", group, {"layer 1": "D4", "head": group}, {"identity": 0.0}))
-    first = text.splitlines()[0]
-    assert first.startswith(f"D4 -> {group}: ")
-    assert not [word for word in words if word not in first]
-    assert ("turns" in first) == any("turns" in word for word in words)
-    assert ("mirrors" in first) == ("mirrors" in words)
+def test_three_lines_say_it_in_words(group: str, same: str, different: str) -> None:
+    learned = learned_as(group, evidence_for(group))
+    first, second, third = str(learned).splitlines()
+    no = f", not under {different}" if different else ""
+    assert first == f"D4 -> {group}: the task looks the same under {same}{no}."
+    assert "2.0 %" in second
+    assert third.startswith("No doubt")
+    assert repr(learned) == str(learned)
 
 
-def test_layers_changes_and_shares_stand_below() -> None:
-    learned = LearnedSymmetry(
-        "C4",
+def test_the_second_line_names_what_the_next_larger_group_would_cost() -> None:
+    text = str(learned_as("C2", evidence_for("C2", C4=row(5e-4, 0.7, 0.5), D4=row(5e-4, 0.5, 0.9))))
+    assert "rises from 2.0 % to 30.0 % (p < 0.001) with the next larger group, C4, imposed" in text
+
+
+def test_a_regression_speaks_of_squared_errors() -> None:
+    text = str(learned_as("C4", evidence_for("C4", D4=row(5e-4, 0.7, 0.5)), regression=True))
+    assert "squared error rises from 0.020 of the variance to 0.300 of the variance" in text
+
+
+def test_doubt_names_the_groups_that_are_left() -> None:
+    doubtful = learned_as("C4", evidence_for("C4", C4=row(0.05), D4=row(0.004)))
+    assert doubtful.indistinct == ("C4", "D4", "C2")
+    assert str(doubtful).splitlines()[2] == "In doubt: the data do not settle between C4 and D4 and C2."
+
+
+def test_a_network_that_learned_nothing_is_no_witness() -> None:
+    ignorant = learned_as("D4", {h.name: row(0.5, chance=0.4) for h in D4.subgroups})
+    assert not ignorant.informed
+    assert "no better than chance" in str(ignorant) or "better than chance" in str(ignorant)
+
+
+def test_where_the_model_is_not_built_as_the_evidence_says_both_are_named() -> None:
+    assert "would call C4; the model is built with C1" in str(learned_as("C1", evidence_for("C4")))
+
+
+def test_without_evidence_only_the_model_is_described() -> None:
+    text = str(learned_as("C4"))
+    assert "the model looks the same under quarter turns" in text
+    assert "layer 1 D4, head C4" in text
+    assert (learned_as("C4").verdicts, learned_as("C4").indistinct, learned_as("C4").informed) == ({}, (), True)
+
+
+def test_verdicts_follow_the_level() -> None:
+    learned = learned_as("C4", evidence_for("C4", C4=row(0.05)))
+    assert [n for n, v in learned.verdicts.items() if v == "accepted"] == ["C4", "C2", "C1"]
+    assert [n for n, v in learned_as("C2", learned.evidence, level=0.05).verdicts.items() if v == "accepted"] == [  # type: ignore[arg-type]
         "C2",
-        {"layer 1": "C4", "head": "C2"},
-        {"identity": 0.0, "rotation(90)": 0.75, "rotation(180)": 0.0},
-        layer_weights={"layer 1": {"C4": 0.9, "C1": 0.1}, "head": {"C4": 0.25, "C1": 0.75}},
+        "C1",
+    ]
+
+
+def test_everything_goes_into_json_and_tables() -> None:
+    shares = {"layer 1": {"C4": 0.9, "C1": 0.1}, "head": {"C4": 0.25, "C1": 0.75}}
+    learned = learned_as(
+        "C4",
+        evidence_for("C4"),
+        layer_weights=shares,
+        lie_derivative=math.inf,
+        effective_invariance={"identity": 0.9, "rotation(90)": 0.8},
+        layer_distances={"layer 1": {}, "head": {"D4": 0.7}},
     )
-    text = str(learned)
-    for part in (
-        "layer 1 C4",
-        "head C2",
-        "rotation(90) 0.75",
-        "rotation(180) 0",
-        "C4 0.90, C1 0.10",
-        "C4 0.25, C1 0.75",
-    ):
-        assert part in text
-    assert repr(learned) == text
-    assert "shares" not in str(LearnedSymmetry("C4", "C4", {"head": "C4"}, {"identity": 0.0}))
+    values = json.loads(json.dumps(learned.to_dict(), allow_nan=False))
+    assert values["evidence"]["D4"]["p_value"] == 5e-4
+    assert values["verdicts"]["D4"] == "rejected"
+    assert values["indistinct"] == ["C4"]
+    assert values["lie_derivative"] is None
+    table = learned.to_frame()
+    assert isinstance(table, pd.DataFrame)
+    assert list(table.index) == [h.name for h in D4.subgroups]
+    assert table.loc["C4", "verdict"] == "accepted"
+    assert table["learned"].sum() == 1
+    elements = learned.to_frame("elements")
+    assert elements.loc["mirror(0)", "measured_change"] == 1
+    assert elements.loc["rotation(90)", "effective_invariance"] == 0.8
+    layers = learned.to_frame("layers")
+    assert layers.loc["head", "distance to D4"] == 0.7
+    assert layers.loc["head", "share of C1"] == 0.75
+    assert list(learned_as("C4").to_frame().columns) == ["order", "learned"]
+    with pytest.raises(ValueError, match="of='rows' is unknown"):
+        learned.to_frame("rows")

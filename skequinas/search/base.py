@@ -21,7 +21,7 @@ from skequinas._files import read_file, write_file
 from skequinas.architecture import Architecture
 from skequinas.groups import Subgroup
 from skequinas.networks import EquivariantNetwork
-from skequinas.search.evidence import Increase, largest_accepted
+from skequinas.search.evidence import Evidence, largest_accepted
 from skequinas.state import fitting_state
 from skequinas.training import TrainingSettings, mean_with_error
 
@@ -46,7 +46,9 @@ class Proposal:
     seed : int
         For the mini-batches, the same for all proposals of a generation, and for the weights where there is no parent.
     probe : bool, default=False
-        Whether to measure how averaging the outputs over every subgroup changes the loss.
+        Whether to gather the evidence for and against every subgroup from it.
+    toward : Subgroup or None, default=None
+        To which subgroup relaxing its layers is to be tested, after the training.
     """
 
     number: int
@@ -57,13 +59,16 @@ class Proposal:
     training: TrainingSettings
     seed: int
     probe: bool = False
+    toward: Subgroup | None = None
 
 
 @dataclass(eq=False)
 class Evaluation:
     """A trained proposal, with the loss and the error of every validation sample, and the evidence if it is a probe.
 
-    The samples may have weights.
+    ``calls`` are the p-values of "relaxing this layer gains nothing", by the layer's number, if the proposal asks for
+    them; ``share_history`` holds the shares of mixed layers in the course of the training. The samples may have
+    weights.
     """
 
     proposal: Proposal
@@ -71,8 +76,10 @@ class Evaluation:
     losses: NDArray[np.float64]
     errors: NDArray[np.float64]
     seconds: float
-    evidence: dict[str, Increase] | None = None
+    evidence: dict[str, Evidence] | None = None
     weights: NDArray[np.float64] | None = None
+    calls: dict[int, float] | None = None
+    share_history: dict[str, dict[str, list[float]]] | None = None
 
     @property
     def architecture(self) -> Architecture:
@@ -142,7 +149,7 @@ class Search(BaseEstimator, ABC):
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {}
     tolerance: float = 1.0
-    rejection: float = 2.0
+    level: float = 0.01
 
     def start(self, architecture: Architecture, epochs: float, training: TrainingSettings, seed: int) -> Self:
         """Begin a search.
@@ -169,7 +176,8 @@ class Search(BaseEstimator, ABC):
         self.mixed_cost_ = 4 / 3  # a step of a mixed network, in steps of a constrained one
         self.records_: list[dict[str, Any]] = []
         self.shares_: dict[str, dict[str, float]] | None = None
-        self.evidence_: dict[str, Increase] | None = None
+        self.share_history_: dict[str, dict[str, list[float]]] | None = None
+        self.evidence_: dict[str, Evidence] | None = None
         return self
 
     def ask(self) -> list[Proposal]:
@@ -185,6 +193,7 @@ class Search(BaseEstimator, ABC):
         self.records_ += [e.record() for e in evaluations]
         sound = [e for e in evaluations if not e.diverged]
         self.shares_ = next((e.network.shares() for e in sound if e.architecture.is_mixed), self.shares_)
+        self.share_history_ = next((e.share_history for e in sound if e.share_history), self.share_history_)
         self.evidence_ = next((e.evidence for e in sound if e.evidence is not None), self.evidence_)
         self.population_ = self._survivors(sound)
         self.pending_ = []
@@ -195,7 +204,7 @@ class Search(BaseEstimator, ABC):
         """The largest symmetry that the evidence does not reject; None without evidence."""
         if self.evidence_ is None:
             return None
-        return largest_accepted(self.architecture_.group, self.evidence_, self.rejection)
+        return largest_accepted(self.architecture_.group, self.evidence_, self.level)
 
     def result(self) -> Evaluation | None:
         """The chosen candidate, the most symmetric within the tolerance of the best.
@@ -220,11 +229,10 @@ class Search(BaseEstimator, ABC):
         epochs: float,
         training: TrainingSettings,
         parent: Evaluation | None = None,
-        probe: bool = False,
     ) -> Proposal:
         """A proposal whose number, generation and seed `ask` fills in."""
         number = None if parent is None else parent.proposal.number
-        return Proposal(0, number, 0, architecture, epochs, training, 0, probe)
+        return Proposal(0, number, 0, architecture, epochs, training, 0)
 
     def _check_start(self, architecture: Architecture) -> None:
         """Raise an error if the search cannot begin with this architecture."""
@@ -275,13 +283,16 @@ class Search(BaseEstimator, ABC):
             "generation": self.generation_,
             "records": self.records_,
             "shares": self.shares_,
+            "share_history": self.share_history_,
             "evidence": self.evidence_,
             "population": [
                 {
                     **vars(e.proposal),
                     "architecture": e.architecture.to_dict(),
                     "training": asdict(e.proposal.training),
+                    "toward": None if e.proposal.toward is None else e.proposal.toward.name,
                     "seconds": e.seconds,
+                    "calls": None if e.calls is None else list(e.calls.items()),
                 }
                 for e in self.population_
             ],
@@ -294,13 +305,16 @@ class Search(BaseEstimator, ABC):
         search = cls(**state["settings"])
         architecture = Architecture.from_dict(state["architecture"])
         search.start(architecture, state["epochs"], TrainingSettings(**state["training"]), state["seed"])
-        search.generation_, search.records_, search.shares_ = state["generation"], state["records"], state["shares"]
+        for name in ("generation", "records", "shares", "share_history"):
+            setattr(search, f"{name}_", state[name])
         if state["evidence"] is not None:
-            search.evidence_ = {name: Increase(*values) for name, values in state["evidence"].items()}
+            search.evidence_ = {name: Evidence(*values) for name, values in state["evidence"].items()}
         for values in state["population"]:
             values = dict(values)
-            seconds = values.pop("seconds")
+            seconds, calls = values.pop("seconds"), values.pop("calls")
             values["architecture"] = Architecture.from_dict(values["architecture"])
+            if values["toward"] is not None:
+                values["toward"] = architecture.group.subgroup(values["toward"])
             proposal = Proposal(**values | {"training": TrainingSettings(**values["training"])})
             prefix = f"{proposal.number}/"
             own = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
@@ -308,6 +322,14 @@ class Search(BaseEstimator, ABC):
             network.load_state_dict({k.removeprefix("network/"): t for k, t in own.items() if k.startswith("network/")})
             weights = own["weights"].numpy() if "weights" in own else None
             search.population_.append(
-                Evaluation(proposal, network, own["losses"].numpy(), own["errors"].numpy(), seconds, weights=weights)
+                Evaluation(
+                    proposal,
+                    network,
+                    own["losses"].numpy(),
+                    own["errors"].numpy(),
+                    seconds,
+                    weights=weights,
+                    calls=None if calls is None else {int(layer): p_value for layer, p_value in calls},
+                )
             )
         return search

@@ -22,8 +22,8 @@ class DifferentiableSearch(Search):
     In the first stage every layer mixes kernels constrained to all subgroups of the group, in shares
     softmax(alpha). Weights are trained on the training part and alphas on the validation part, in alternating steps.
 
-    In the second stage (not in the paper) the learned mixture is turned into constraints. Averaging its outputs over
-    each subgroup tells which symmetries the data reject, see `skequinas.search.evidence`; the function is to have
+    In the second stage (not in the paper) the learned mixture is turned into constraints. What it says of moved
+    held-out images tells which symmetries the data reject, see `skequinas.search.evidence`; the function is to have
     the largest H that is not. The layers are constrained in up to three ways: all to G but for the head; each to the
     largest subgroup containing H that at least half of its mixture obeys; all to H. Their kernels are projected, the
     networks are trained for a little longer, and the most symmetric one within the tolerance of the best is the result.
@@ -46,9 +46,9 @@ class DifferentiableSearch(Search):
         False makes the learned mixture itself the result, as in the paper.
     tolerance : float, default=1.0
         The most symmetric candidate within so many standard errors of the best is chosen.
-    rejection : float, default=2.0
-        The data reject a symmetry when averaging over it raises the validation loss by more than so many standard
-        errors.
+    level : float, default=0.01
+        The greatest probability of giving up a symmetry that the task has: one is rejected when its p-value is at most
+        this.
 
     References
     ----------
@@ -66,7 +66,7 @@ class DifferentiableSearch(Search):
         "alpha_interval": [Interval(Integral, 1, None, closed="left")],
         "discretize": ["boolean"],
         "tolerance": [Interval(Real, 0, None, closed="left")],
-        "rejection": [Interval(Real, 0, None, closed="left")],
+        "level": [Interval(Real, 0, 1, closed="both")],
     }
 
     def __init__(
@@ -80,7 +80,7 @@ class DifferentiableSearch(Search):
         alpha_interval: int = 4,
         discretize: bool = True,
         tolerance: float = 1.0,
-        rejection: float = 2.0,
+        level: float = 0.01,
     ) -> None:
         self.mixture_epochs = mixture_epochs
         self.epochs_per_generation = epochs_per_generation
@@ -90,7 +90,7 @@ class DifferentiableSearch(Search):
         self.alpha_interval = alpha_interval
         self.discretize = discretize
         self.tolerance = tolerance
-        self.rejection = rejection
+        self.level = level
 
     def cost(self) -> float:
         """About how long the search takes, in full trainings of a constrained network."""
@@ -126,7 +126,7 @@ class DifferentiableSearch(Search):
                 alpha_interval=self.alpha_interval,
             )
             epochs = self.epochs_ if self.mixture_epochs is None else self.mixture_epochs
-            return [self._proposal(mixed, epochs, training, probe=True)]
+            return [replace(self._proposal(mixed, epochs, training), probe=True)]
         if self.generation_ > 1 or not self.discretize or not self.population_:
             return []
         mixture, symmetry = self.population_[0], self.symmetry_

@@ -1,87 +1,221 @@
 r"""Which symmetries the data reject, from one network that is free to break all of them.
 
-For a network f and a subgroup H let :math:`f_H(x) = \frac{1}{|H|} \sum_{h \in H} f(h x)` be its outputs averaged
-over H. If images and targets are distributed alike when they are moved by H, then, by Jensen's inequality for a
-convex loss L,
+Let :math:`p(y | x)` be what a network says about the targets, and H a subgroup. If images and targets are distributed
+alike when they are moved by H, then of the copies :math:`h x` of a held-out image x the one that was observed is any of
+them, with equal probability, whatever the network. So
 
-.. math:: E\,L(f_H(X), Y) \le \frac{1}{|H|} \sum_h E\,L(f(h X), Y) = E\,L(f(X), Y)
+.. math:: s(x, y) = \frac{p(y | x)}{\sum_{h \in H} p(y | h x)} ,
 
-for every f that does not depend on the images which the loss is measured on. So a loss that *rises* beyond chance
-when the outputs are averaged is evidence against H. A loss that does not rise is only the absence of such evidence:
-a network that has learned little cannot be asked.
+how sure one would be, by label and network, that the image stands as it was taken, has the mean 1/\|H\|. A
+larger mean is evidence against H. The test is exact: move every held-out image by a random element of H, again and
+again; the share of moves that give as large a mean is the p-value. (Images are moved in up to 256 blocks, which is as
+valid and costs less. A network's confidence, or the variance of its errors in a regression, is first scaled so that
+the orbits, each with an unknown image as the observed one, are most likely; no move changes this.) The p-values of all
+subgroups are adjusted for their number (Holm), and a group is rejected with any of its subgroups. That any true
+symmetry is given up then has at most the probability of the level.
 
-Both losses come from the same network and the same held-out images, so the noise between one training and another
-drops out. An overconfident network would gain from averaging merely because averages are smaller; its outputs are
-therefore first scaled by the one factor that suits it best. A group counts as accepted only when none of its
-subgroups is rejected. All this takes ``|G|`` passes over the held-out images.
+A large p-value is only the absence of evidence: a network that has learned little cannot be asked.
 
-For the mixture of a differentiable search the condition on f holds but for the alphas, a few numbers for each layer
-that are trained on the same held-out images.
+Beside the test stands what a user can picture: the held-out score, and the rise of the loss, when the network's outputs
+are averaged over H, as if it were constrained to H. By Jensen's inequality the expected loss cannot rise if the task
+has the symmetry. An overconfident network would gain from averaging merely because averages are smaller; for this, its
+outputs are first scaled by the one factor that suits it best. All this takes ``|G|`` passes over the held-out images.
+
+For the mixture of a differentiable search, the alphas, a few numbers for each layer, are trained on the same held-out
+images; for the test this is neglected.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from skequinas.filters import transform_images
 from skequinas.groups import PointGroup, Subgroup
 from skequinas.training import EVALUATION_BATCH, DataPart, mean_with_error
 
-__all__ = ["Increase", "averaging_evidence", "largest_accepted"]
+__all__ = ["Evidence", "gather_evidence", "indistinct", "largest_accepted", "orbit_test"]
 
 
 _FACTORS = tuple(2.0 ** (k / 4) for k in range(-24, 9))
+_BLOCKS = 256
+_MOVES = 9999
+_PERMUTATIONS = 199
+UNINFORMED = 0.05
+"""A network whose outputs tell nothing about the targets with a p-value above this has nothing to say."""
 
 
-class Increase(NamedTuple):
-    """By how much averaging over a subgroup raises the held-out loss, and the standard error of that."""
+class Evidence(NamedTuple):
+    """What held-out images say about one subgroup.
 
-    mean: float
-    standard_error: float
+    Parameters
+    ----------
+    score, score_error : float
+        Accuracy, or 1 minus the mean squared error of the scaled targets, when the network's outputs are averaged over
+        the subgroup, and its standard error.
+    loss_rise, loss_rise_error : float
+        By how much that raises the loss, and the standard error of it, image by image.
+    p_value : float
+        Of the hypothesis that the task has this symmetry, adjusted for the number of subgroups; never larger than that
+        of a smaller group.
+    raw_p_value : float
+        The p-value of the test of this subgroup alone.
+    chance_p_value : float
+        Of the hypothesis that the averaged outputs tell nothing about the targets, by 199 random permutations.
+    """
 
-    def exceeds(self, n_standard_errors: float) -> bool:
-        """Whether the loss rises by more than so many standard errors."""
-        return not self.mean <= n_standard_errors * self.standard_error  # not a number counts as a rise
+    score: float
+    score_error: float
+    loss_rise: float
+    loss_rise_error: float
+    p_value: float
+    raw_p_value: float
+    chance_p_value: float
 
 
-def averaging_evidence(network: nn.Module, data: DataPart, group: PointGroup) -> dict[str, Increase]:
-    """The increase of the loss when a network's outputs are averaged over each subgroup, by name."""
-    losses, weights = _averaged_losses(network, data, group), data.sample_weights()
-    if len(data) < 2:
-        return {h.name: Increase(0.0, np.inf) for h in group.subgroups}
-    unbiased = np.sqrt(len(data) / (len(data) - 1))
+def gather_evidence(network: nn.Module, data: DataPart, group: PointGroup, seed: int = 0) -> dict[str, Evidence]:
+    """The evidence for and against every subgroup, by name, from a network that was not trained on the data.
 
-    def increase(h: Subgroup) -> Increase:
-        mean, standard_error = mean_with_error(losses[h] - losses[group.trivial], weights)
-        return Increase(mean, standard_error * unbiased)
+    Parameters
+    ----------
+    network : Module
+    data : DataPart
+        Held-out images.
+    group : PointGroup
+    seed : int, default=0
+        Draws the moves of the test.
+    """
+    outputs, weights = _moved_outputs(network, data, group), data.sample_weights()
+    scores, losses = _averaged(outputs, data, group)
+    logs = _log_probabilities(outputs, data)
+    rng = np.random.default_rng(seed)
+    p_values = {h: orbit_test(logs[:, list(h.elements)], weights, rng) for h in group.subgroups if h.order > 1}
+    adjusted = _adjusted(p_values)
 
-    return {h.name: increase(h) for h in group.subgroups}
+    def evidence(h: Subgroup) -> Evidence:
+        score = mean_with_error(scores[h], weights)
+        rise = mean_with_error(losses[h] - losses[group.trivial], weights)
+        p_value = min((adjusted[k] for k in adjusted if k <= h), default=1.0)
+        chance = _chance_p_value(outputs[list(h.elements)].mean(0), data, np.random.default_rng(seed))
+        return Evidence(*score, *rise, p_value, p_values.get(h, 1.0), chance)
+
+    return {h.name: evidence(h) for h in group.subgroups}
 
 
-def largest_accepted(group: PointGroup, evidence: Mapping[str, Increase], n_standard_errors: float) -> Subgroup:
-    """The largest subgroup of which the data reject no part; of several as large, the one with the lowest loss."""
-    rejected = [h for h in group.subgroups if h.order > 1 and evidence[h.name].exceeds(n_standard_errors)]
-    accepted = [h for h in group.subgroups if not any(k <= h for k in rejected)]
-    return min(accepted, key=lambda h: (-h.order, evidence[h.name].mean))
+def orbit_test(
+    log_probabilities: NDArray[np.float64], weights: NDArray[np.float64] | None, rng: np.random.Generator
+) -> float:
+    """The p-value of "each image is any of its moved copies, with equal probability".
+
+    Parameters
+    ----------
+    log_probabilities : ndarray of shape (n_scales, n_copies, n)
+        What the network says about the targets of every image, given each copy, at several scales of its confidence;
+        those of the images as they are come first. The scale at which the orbits are most likely is taken.
+    weights : ndarray of shape (n,), optional
+        How much each image counts.
+    rng : Generator
+        Draws the moves.
+    """
+    highest = log_probabilities.max(1, keepdims=True)
+    copies = np.exp(log_probabilities - highest)
+    total = copies.sum(1)
+    likelihoods = np.average(np.log(total) + highest[:, 0], axis=1, weights=weights)
+    best = int(np.argmax(likelihoods))
+    sure = copies[best] / total[best]
+    if weights is not None:
+        sure = sure * weights
+    blocks = np.stack([block.sum(1) for block in np.array_split(sure, min(_BLOCKS, sure.shape[1]), axis=1)])
+    moves = rng.integers(len(sure), size=(_MOVES, len(blocks)), dtype=np.int16) + np.arange(len(blocks)) * len(sure)
+    moved = blocks.ravel().take(moves).sum(1)
+    observed = blocks[:, 0].sum()
+    return float((1 + np.count_nonzero(moved >= observed * (1 - 1e-6))) / (1 + _MOVES))
+
+
+def largest_accepted(group: PointGroup, evidence: Mapping[str, Evidence], level: float) -> Subgroup:
+    """The largest subgroup that is not rejected at the level; of several as large, the one with the lowest loss."""
+    accepted = [h for h in group.subgroups if h.order == 1 or evidence[h.name].p_value > level]
+    return min(accepted, key=lambda h: (-h.order, evidence[h.name].loss_rise))
+
+
+def indistinct(group: PointGroup, evidence: Mapping[str, Evidence], level: float) -> list[Subgroup]:
+    """The groups that the data cannot tell apart: the largest accepted, and others that might as well be the verdict.
+
+    These are what would be called at a level ten times higher or lower, and groups that are accepted although neither
+    contains the other.
+    """
+    called = largest_accepted(group, evidence, level)
+    accepted = [h for h in group.subgroups if h.order == 1 or evidence[h.name].p_value > level]
+    maximal = [h for h in accepted if not any(h < k for k in accepted)]
+    others = [largest_accepted(group, evidence, factor * level) for factor in (0.1, 10.0)]
+    return list(dict.fromkeys([called, *others, *maximal]))
+
+
+def _adjusted(p_values: Mapping[Subgroup, float]) -> dict[Subgroup, float]:
+    """Holm's p-values: that any of them is at most the level by chance has at most the probability of the level."""
+    order = sorted(p_values, key=p_values.__getitem__)
+    scaled = [(len(order) - i) * p_values[h] for i, h in enumerate(order)]
+    return dict(zip(order, np.minimum(np.maximum.accumulate(scaled), 1.0).tolist(), strict=True)) if order else {}
 
 
 @torch.inference_mode()
-def _averaged_losses(network: nn.Module, data: DataPart, group: PointGroup) -> dict[Subgroup, NDArray[np.float64]]:
+def _moved_outputs(network: nn.Module, data: DataPart, group: PointGroup) -> Tensor:
+    """The outputs for all images under every element: (order, n, n_outputs)."""
     network.eval()
     parts = []
     for rows in torch.arange(len(data), device=data.images.device).split(EVALUATION_BATCH):
         inputs = data.batch(rows).inputs
         parts.append(torch.stack([network(transform_images(inputs, group, g)) for g in group.elements]))
-    outputs = torch.cat(parts, 1)
-    loss, targets = data.objective.loss, data.targets
+    return torch.cat(parts, 1)
+
+
+def _averaged(
+    outputs: Tensor, data: DataPart, group: PointGroup
+) -> tuple[dict[Subgroup, NDArray[np.float64]], dict[Subgroup, NDArray[np.float64]]]:
+    """The scores and losses of all images when the outputs are averaged over each subgroup."""
+    objective, targets = data.objective, data.targets
     weights = torch.ones((), device=outputs.device) if data.weights is None else data.weights
-    factor = min(_FACTORS, key=lambda s: float((loss(s * outputs[0], targets) * weights).mean()))
-    return {
-        h: loss(factor * outputs[list(h.elements)].mean(0), targets).double().cpu().numpy() for h in group.subgroups
-    }
+    factor = min(_FACTORS, key=lambda s: float((objective.loss(s * outputs[0], targets) * weights).mean()))
+    scores, losses = {}, {}
+    for h in group.subgroups:
+        mean = outputs[list(h.elements)].mean(0)
+        scores[h] = 1 - objective.error(mean, targets).double().cpu().numpy()
+        losses[h] = objective.loss(factor * mean, targets).double().cpu().numpy()
+    return scores, losses
+
+
+@torch.inference_mode()
+def _chance_p_value(outputs: Tensor, data: DataPart, rng: np.random.Generator) -> float:
+    """The share of permutations of the targets, the one that was observed among them, with as low a loss."""
+    weights = torch.ones((), device=outputs.device) if data.weights is None else data.weights
+    losses = []
+    for number in range(1 + _PERMUTATIONS):
+        order = rng.permutation(len(data)) if number else np.arange(len(data))
+        rows = torch.from_numpy(order).to(outputs.device)
+        losses.append((data.objective.loss(outputs, data.targets[rows]) * weights).mean())
+    values = torch.stack(losses)
+    return float((values <= values[0] + 1e-6 * values[0].abs()).double().mean())
+
+
+def _log_probabilities(outputs: Tensor, data: DataPart) -> NDArray[np.float64]:
+    """The logarithm of what the network says about the targets, given each moved copy: (n_scales, order, n).
+
+    It is known up to a constant for each image.
+    """
+    loss, targets = data.objective.loss, data.targets
+    if data.objective.is_likelihood:
+        return np.stack([-_losses(loss, scale * outputs, targets) for scale in _FACTORS])
+    squares, n_targets = _losses(loss, outputs, targets), targets[0].numel()
+    # normal errors; where the scale is 1, their variance is that of each image's best copy
+    variances = max(squares.min(0).mean(), np.finfo(np.float32).tiny) / np.array(_FACTORS)
+    return np.stack([-n_targets / 2 * (squares / v + np.log(v)) for v in variances])
+
+
+def _losses(loss: Callable[[Tensor, Tensor], Tensor], outputs: Tensor, targets: Tensor) -> NDArray[np.float64]:
+    values: NDArray[np.float64] = torch.stack([loss(moved, targets) for moved in outputs]).double().cpu().numpy()
+    return values

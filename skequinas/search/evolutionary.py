@@ -12,6 +12,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from skequinas.architecture import Architecture
 from skequinas.groups import Subgroup
+from skequinas.networks import inherit
 from skequinas.search.base import Evaluation, Proposal, Search
 from skequinas.training import TrainingSettings
 
@@ -27,26 +28,30 @@ class EvolutionarySearch(Search):
     mini-batches. The next parents are the Pareto front of validation error and number of parameters, filled up by
     validation error.
 
-    A guided search (not in the paper) also trains one unconstrained network from the start and asks it which symmetries
-    the data reject, see `skequinas.search.evidence`. The head is then relaxed to just the largest symmetry that is
-    not rejected, candidates with another symmetry are dropped, and the generations are spent on which layers before the
-    head have to follow, one more in each generation.
+    A guided search (not in the paper) begins further down and comes back up. Its first network has a head that is free
+    to break every symmetry, behind layers that have them all; held-out images tell which symmetries it is right
+    to break, see `skequinas.search.evidence`. Then its head is tightened to the largest symmetry that is not
+    rejected. In the following generations the layers before the head are relaxed where the gradients of held-out images
+    call for it, see `skequinas.gradients`, the most significant first, until none is called for any more.
 
     Parameters
     ----------
     n_generations : int, default=3
-        Generations of relaxations.
+        Generations of relaxations, at most.
     epochs_per_generation : float or None, default=None
         How long all candidates of a generation are trained; None is an eighth of a full training.
     warmup_epochs : float or None, default=None
-        How long the first network is trained before; None is a half of a full training.
+        How long the first network of a search that is not guided is trained before; None is a half of a full training.
     probe_epochs : float or None, default=None
-        How long the unconstrained network is trained; None is a full training. Before a network has learned to use
-        what breaks a symmetry it cannot be asked.
+        How long the first network of a guided search is trained; None is a full training. Before a network has learned
+        to use what breaks a symmetry it cannot be asked.
     population_size : int, default=4
         Parents of a generation, at least; the Pareto front is never cut.
     guided : bool, default=True
         False explores all symmetries by relaxation alone, and chooses by validation loss.
+    call_level : float or None, default=0.05
+        In a guided search: a layer is called for when the p-value of "relaxing it gains nothing" is at most this; None
+        tries all layers, each generation one more.
     moves : {"maximal", "all"}, default="maximal"
         In a search that is not guided: whether the head is relaxed to the maximal subgroups of its constraint, one
         step down the lattice at a time, or to all proper subgroups at once.
@@ -54,15 +59,15 @@ class EvolutionarySearch(Search):
         Whether a relaxation that was tried and did not survive may be tried again.
     optimizer : {"adamw", "sgd"}, default="adamw"
     learning_rate : float or None, default=None
-        None is that of a full training for the first network, and 0.3 of it for the generations. The unconstrained
-        network is always trained as in a full training.
+        None is that of a full training for the first network, and 0.3 of it for the generations. The first network of
+        a guided search is always trained as in a full training.
     schedule : {"one_cycle", "constant"}, default="one_cycle"
         With "one_cycle" the rate rises and falls within each generation, so that candidates are compared at rest.
     tolerance : float, default=1.0
         The most symmetric candidate within so many standard errors of the best is chosen.
-    rejection : float, default=2.0
-        The data reject a symmetry when averaging over it raises the validation loss by more than so many standard
-        errors.
+    level : float, default=0.01
+        The greatest probability of giving up a symmetry that the task has: one is rejected when its p-value is at most
+        this.
 
     References
     ----------
@@ -79,13 +84,14 @@ class EvolutionarySearch(Search):
         "probe_epochs": [Interval(Real, 0, None, closed="neither"), None],
         "population_size": [Interval(Integral, 1, None, closed="left")],
         "guided": ["boolean"],
+        "call_level": [Interval(Real, 0, 1, closed="both"), None],
         "moves": [StrOptions({"maximal", "all"})],
         "revisit": ["boolean"],
         "optimizer": [StrOptions({"adamw", "sgd"})],
         "learning_rate": [Interval(Real, 0, None, closed="neither"), None],
         "schedule": [StrOptions({"one_cycle", "constant"})],
         "tolerance": [Interval(Real, 0, None, closed="left")],
-        "rejection": [Interval(Real, 0, None, closed="left")],
+        "level": [Interval(Real, 0, 1, closed="both")],
     }
 
     def __init__(
@@ -97,13 +103,14 @@ class EvolutionarySearch(Search):
         probe_epochs: float | None = None,
         population_size: int = 4,
         guided: bool = True,
+        call_level: float | None = 0.05,
         moves: str = "maximal",
         revisit: bool = False,
         optimizer: str = "adamw",
         learning_rate: float | None = None,
         schedule: str = "one_cycle",
         tolerance: float = 1.0,
-        rejection: float = 2.0,
+        level: float = 0.01,
     ) -> None:
         self.n_generations = n_generations
         self.epochs_per_generation = epochs_per_generation
@@ -111,13 +118,14 @@ class EvolutionarySearch(Search):
         self.probe_epochs = probe_epochs
         self.population_size = population_size
         self.guided = guided
+        self.call_level = call_level
         self.moves = moves
         self.revisit = revisit
         self.optimizer = optimizer
         self.learning_rate = learning_rate
         self.schedule = schedule
         self.tolerance = tolerance
-        self.rejection = rejection
+        self.level = level
 
     def cost(self) -> float:
         """About how long the search takes, in full trainings of a constrained network."""
@@ -125,58 +133,101 @@ class EvolutionarySearch(Search):
             self.epochs_ / divisor if epochs is None else epochs
             for epochs, divisor in ((self.warmup_epochs, 2), (self.probe_epochs, 1), (self.epochs_per_generation, 8))
         )
-        probed = self.guided and self.architecture_.group.order > 1
-        candidates = 3 if probed else 2 * self.population_size  # the parents and about as many children
-        return (warmup + probed * probe + self.n_generations * candidates * generation) / self.epochs_
+        candidates = 2 if self._is_guided else 2 * self.population_size  # the parents and about as many children
+        return ((probe if self._is_guided else warmup) + self.n_generations * candidates * generation) / self.epochs_
+
+    def result(self) -> Evaluation | None:
+        """The chosen candidate, the most symmetric within the tolerance of the best.
+
+        Where a guided search ended before any candidate was ready, it is the first network with its head tightened; the
+        losses are then those from before.
+        """
+        chosen = super().result()
+        if chosen is None or not chosen.proposal.probe:
+            return chosen
+        architecture = self._tightened()
+        return replace(
+            chosen,
+            proposal=replace(chosen.proposal, architecture=architecture, probe=False),
+            network=inherit(chosen.network, architecture),
+        )
+
+    @property
+    def _is_guided(self) -> bool:
+        return self.guided and self.architecture_.group.order > 1
 
     def _propose(self) -> list[Proposal]:
         if self.generation_ == 0:
-            return self._first()
-        if self.generation_ > self.n_generations:
+            return [self._first()]
+        if self.generation_ > self.n_generations or not self.population_:
             return []
-        children = self._children()
-        if not children and not self.revisit:
-            return []  # nothing is left to try
         epochs = self.epochs_ / 8 if self.epochs_per_generation is None else self.epochs_per_generation
+        if self._is_guided and self.generation_ == 1:
+            return [self._candidate(self._tightened(), epochs, self.population_[0])]
+        children = self._children()
+        if not children and (self._is_guided or not self.revisit):
+            return []  # nothing is left to try
         parents = [(parent, parent.architecture) for parent in self.population_]
-        return [self._proposal(a, epochs, self._training(0.3), parent) for parent, a in parents + children]
+        return [self._candidate(a, epochs, parent) for parent, a in parents + children]
+
+    def _candidate(self, architecture: Architecture, epochs: float, parent: Evaluation) -> Proposal:
+        toward = self.symmetry_ if self._is_guided and self.call_level is not None else None
+        return replace(self._proposal(architecture, epochs, self._training(0.3), parent), toward=toward)
+
+    def _tightened(self) -> Architecture:
+        """Where a guided search begins to relax: as constrained as at the start, but for the head."""
+        head = self.architecture_.constraints[-1]
+        assert isinstance(head, Subgroup)
+        return self.architecture_.relaxed(-1, head if self.symmetry_ is None else head & self.symmetry_)
 
     def _training(self, share: float) -> TrainingSettings:
         """The settings of a training whose rate, if the user gives none, is a share of that of a full training."""
         rate = share * self.training_.learning_rate if self.learning_rate is None else self.learning_rate
         return replace(self.training_, learning_rate=rate, optimizer=self.optimizer, schedule=self.schedule)
 
-    def _first(self) -> list[Proposal]:
-        """The fully constrained network and, to guide the search, an unconstrained one."""
-        start, group = self.architecture_, self.architecture_.group
-        epochs = self.epochs_ / 2 if self.warmup_epochs is None else self.warmup_epochs
-        proposals = [self._proposal(start, epochs, self._training(1.0))]
-        if self.guided and group.order > 1:
-            free = start.with_constraints((group.trivial,) * start.n_layers)
+    def _first(self) -> Proposal:
+        """The fully constrained network, or one whose head is free to break every symmetry."""
+        start = self.architecture_
+        if self._is_guided:
             epochs = self.epochs_ if self.probe_epochs is None else self.probe_epochs
-            proposals.append(self._proposal(free, epochs, self.training_, probe=True))
-        return proposals
+            free = start.relaxed(-1, start.group.trivial)
+            return replace(self._proposal(free, epochs, self.training_), probe=True)
+        epochs = self.epochs_ / 2 if self.warmup_epochs is None else self.warmup_epochs
+        return self._proposal(start, epochs, self._training(1.0))
 
     def _children(self) -> list[tuple[Evaluation, Architecture]]:
         """New architectures with their parents, each once."""
         seen = {e.architecture for e in self.population_}
-        tried = set() if self.revisit else {record["constraints"] for record in self.records_}
+        tried = set() if self.revisit and not self._is_guided else {record["constraints"] for record in self.records_}
         children = []
         for parent in self.population_:
-            for child in self._relaxations(parent.architecture):
-                if child not in seen and str(child) not in tried:
-                    seen.add(child)
-                    children.append((parent, child))
+            relaxations = self._called_for(parent) if self._is_guided else self._relaxations(parent.architecture)
+            new = [child for child in relaxations if child not in seen and str(child) not in tried]
+            for child in new[:1] if self._is_guided else new:
+                seen.add(child)
+                children.append((parent, child))
         return children
+
+    def _called_for(self, parent: Evaluation) -> Iterator[Architecture]:
+        """Layers before the head relaxed, with all that follow, to the symmetry that is not rejected."""
+        assert self.symmetry_ is not None
+        architecture = parent.architecture
+        constraints = [c for c in architecture.constraints if isinstance(c, Subgroup)]
+        layers = list(range(len(constraints) - 2, -1, -1))
+        if self.call_level is not None:
+            calls = parent.calls or {}
+            layers = sorted((i for i in layers if calls.get(i, 1.0) <= self.call_level), key=calls.__getitem__)
+        for first in layers:
+            yield architecture.with_constraints(
+                tuple(c if i < first else c & self.symmetry_ for i, c in enumerate(constraints))
+            )
 
     def _relaxations(self, architecture: Architecture) -> Iterator[Architecture]:
         """The head relaxed, then each earlier layer relaxed to the constraint of the next."""
         constraints = architecture.constraints
-        head, target = constraints[-1], self.symmetry_
+        head = constraints[-1]
         assert isinstance(head, Subgroup)
         smaller = head.maximal_subgroups if self.moves == "maximal" else head.subgroups[1:]
-        if target is not None:
-            smaller = (target & head,) if not head <= target else ()
         for subgroup in smaller:
             yield architecture.relaxed(-1, subgroup)
         for layer, (own, following) in enumerate(pairwise(constraints)):
@@ -186,9 +237,6 @@ class EvolutionarySearch(Search):
                 yield architecture.relaxed(layer, own & following)
 
     def _survivors(self, evaluations: list[Evaluation]) -> list[Evaluation]:
-        evaluations = [e for e in evaluations if not e.proposal.probe]
-        called_for = [e for e in evaluations if e.architecture.symmetry == self.symmetry_]
-        evaluations = called_for or evaluations
         front = pareto_front(evaluations)
         rest = sorted((e for e in evaluations if e not in front), key=lambda e: e.error)
         return front + rest[: max(0, self.population_size - len(front))]

@@ -8,14 +8,15 @@ import numpy as np
 import torch
 from sklearn.base import clone
 
+from skequinas.gradients import relaxation_p_values
 from skequinas.monitor import Monitor
 from skequinas.networks import EquivariantNetwork, inherit
 from skequinas.search.base import Evaluation, Proposal, Search
 from skequinas.search.baselines import NoSearch, RandomSearch
 from skequinas.search.differentiable import DifferentiableSearch
-from skequinas.search.evidence import averaging_evidence
+from skequinas.search.evidence import gather_evidence
 from skequinas.search.evolutionary import EvolutionarySearch
-from skequinas.training import DataPart, DivergenceError, evaluate, train
+from skequinas.training import DataPart, DivergenceError, evaluate, n_steps, train
 
 __all__ = ["SEARCHES", "resolve_search", "run_search"]
 
@@ -81,7 +82,8 @@ def _evaluation(
     always: bool,
 ) -> Evaluation:
     """Train a proposal and evaluate it, if its training was not cut off or it is to be evaluated always."""
-    started, evidence = time.perf_counter(), None
+    started = time.perf_counter()
+    evidence = calls = None
     if proposal.parent is None:
         generator = torch.Generator().manual_seed(proposal.seed)
         network = EquivariantNetwork(proposal.architecture, generator)
@@ -89,6 +91,12 @@ def _evaluation(
         network = inherit(parents[proposal.parent], proposal.architecture)
     network.to(data.images.device, torch.float32)
     losses, errors = (np.full(len(validation), np.inf) for _ in range(2))
+    history = _ShareHistory(network, n_steps(len(data), proposal.epochs, proposal.training.batch_size))
+
+    def on_step() -> bool:
+        history.step()
+        return monitor.step(proposal)
+
     try:
         train(
             network,
@@ -97,16 +105,27 @@ def _evaluation(
             proposal.epochs,
             seed=proposal.seed,
             alpha_data=validation,
-            on_step=lambda: monitor.step(proposal),
+            on_step=on_step,
         )
         if always or not monitor.out_of_time():
             losses, errors = evaluate(network, validation)
             if proposal.probe:
-                evidence = averaging_evidence(network, validation, proposal.architecture.group)
+                evidence = gather_evidence(network, validation, proposal.architecture.group, proposal.seed)
+            if proposal.toward is not None:
+                rng = np.random.default_rng(proposal.seed)
+                calls = relaxation_p_values(network, validation, proposal.toward, rng)
     except DivergenceError as error:
         monitor.log("candidate %d (%s) dropped: %s", proposal.number, proposal.architecture, error)
     evaluation = Evaluation(
-        proposal, network, losses, errors, time.perf_counter() - started, evidence, validation.sample_weights()
+        proposal,
+        network,
+        losses,
+        errors,
+        time.perf_counter() - started,
+        evidence,
+        validation.sample_weights(),
+        calls,
+        history.shares or None,
     )
     if not evaluation.diverged:
         monitor.log(
@@ -120,3 +139,18 @@ def _evaluation(
             evaluation.seconds,
         )
     return evaluation
+
+
+class _ShareHistory:
+    """The shares of a network's mixed layers in the course of its training, at about fifty steps."""
+
+    def __init__(self, network: EquivariantNetwork, n_steps: int) -> None:
+        self.network, self.interval, self.n = network, max(1, n_steps // 50), 0
+        self.shares: dict[str, dict[str, list[float]]] = {}
+
+    def step(self) -> None:
+        if self.network.architecture.is_mixed and self.n % self.interval == 0:
+            for layer, shares in self.network.shares().items():
+                for name, share in shares.items():
+                    self.shares.setdefault(layer, {}).setdefault(name, []).append(share)
+        self.n += 1

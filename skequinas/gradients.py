@@ -1,0 +1,87 @@
+"""What the gradients of held-out images say about relaxing a network's layers, before any is relaxed.
+
+The equivariance relaxation morphism keeps the function, so the gradient of the loss with respect to the *dense*
+kernels, those of the network relaxed to C1, holds the first-order gain of every possible relaxation at once. Its part
+in the kernel space of a subgroup, orthogonal to that of the layer's own constraint, is what relaxing the layer could
+use. Rao's score test asks whether it is more than the noise from one mini-batch to another.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from skequinas.filters import kernel_space
+from skequinas.groups import Subgroup
+from skequinas.layers import EquivariantConv2d
+from skequinas.networks import EquivariantNetwork, inherit
+from skequinas.training import DataPart
+
+__all__ = ["relaxation_p_values", "score_gradients", "unit_gradients"]
+
+_BATCHES = 32
+_SIGNS = 999
+
+
+def score_gradients(network: EquivariantNetwork, data: DataPart, n_batches: int) -> list[NDArray[np.float64]]:
+    """For each layer the gradient of every mini-batch by the dense kernel: (n_batches, positions, out * in fields)."""
+    trivial = network.architecture.group.trivial
+    dense = inherit(network, network.architecture.with_constraints((trivial,) * network.architecture.n_layers)).eval()
+    weights = [layer.weights.weight for layer in dense.convolutions]
+    gradients: list[list[Tensor]] = [[] for _ in weights]
+    for rows in torch.arange(len(data), device=data.images.device).tensor_split(n_batches):
+        found = torch.autograd.grad(data.batch(rows).loss(dense, data.objective), weights)
+        for own, gradient in zip(gradients, found, strict=True):
+            own.append(gradient.flatten(1))
+    return [torch.stack(own).double().cpu().numpy() for own in gradients]
+
+
+def unit_gradients(gradients: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Gradients of length 1, so that a few images that are hard do not drown all others; moves leave lengths alone."""
+    lengths = np.sqrt(np.square(gradients).sum((1, 2), keepdims=True))
+    unit: NDArray[np.float64] = gradients / np.where(lengths > 0, lengths, 1.0)
+    return unit
+
+
+def relaxation_p_values(
+    network: EquivariantNetwork, data: DataPart, subgroup: Subgroup, rng: np.random.Generator
+) -> dict[int, float]:
+    """For each layer that is not within a subgroup yet, the p-value of "relaxing it to the subgroup gains nothing".
+
+    Under this hypothesis the mini-batches' gradients, along what the relaxation adds, have mean zero. Their signs are
+    drawn at random; the share of draws whose sum is as long is the p-value. It is as good as the distribution of a
+    mini-batch's gradient is symmetric: it chooses what to try, and decides nothing.
+
+    Parameters
+    ----------
+    network : EquivariantNetwork
+        Without mixed layers.
+    data : DataPart
+        Held-out images.
+    subgroup : Subgroup
+    rng : Generator
+        Draws the signs.
+    """
+    n_batches = min(_BATCHES, len(data))
+    signs = np.concatenate([np.ones((1, n_batches)), rng.choice([-1.0, 1.0], size=(_SIGNS, n_batches))])
+    p_values = {}
+    layers = zip(network.convolutions, score_gradients(network, data, n_batches), strict=True)
+    for number, (layer, gradients) in enumerate(layers):
+        own = layer.constraints[0]
+        if own <= subgroup:
+            continue
+        unit = unit_gradients(gradients)
+        gram = _gram(unit, layer, own & subgroup) - _gram(unit, layer, own)
+        lengths = np.einsum("ij,jk,ik->i", signs, gram, signs)
+        p_values[number] = float(np.mean(lengths >= lengths[0] * (1 - 1e-9)))
+    return p_values
+
+
+def _gram(gradients: NDArray[np.float64], layer: EquivariantConv2d, subgroup: Subgroup) -> NDArray[np.float64]:
+    """Inner products of the parts of dense gradients that lie in the kernel space of a subgroup."""
+    members = kernel_space(subgroup, layer.kernel_size, layer.regular_in, layer.regular_out).members.numpy()
+    means = gradients[:, members].mean(2).reshape(len(gradients), -1)
+    products: NDArray[np.float64] = members.shape[1] * means @ means.T
+    return products
