@@ -20,13 +20,15 @@ class DifferentiableSearch(Search):
     """EquiNAS_D: learn in every layer how much each subgroup contributes, then tighten as far as the data allow.
 
     In the first stage every layer mixes kernels constrained to all subgroups of the group, in shares
-    softmax(alpha). Weights are trained on the training part and alphas on the validation part, in alternating steps.
+    softmax(alpha). Weights are trained on the training part and alphas on a third of the validation part, in
+    alternating steps.
 
-    In the second stage (not in the paper) the learned mixture is turned into constraints. What it says of moved
-    held-out images tells which symmetries the data reject, see `skequinas.search.evidence`; the function is to have
-    the largest H that is not. The layers are constrained in up to three ways: all to G but for the head; each to the
-    largest subgroup containing H that at least half of its mixture obeys; all to H. Their kernels are projected, the
-    networks are trained for a little longer, and the most symmetric one within the tolerance of the best is the result.
+    In the second stage (not in the paper) the learned mixture is turned into constraints. What it says of the rest of
+    the validation part, moved, tells which symmetries the data reject, see `skequinas.search.evidence`; the function is
+    to have the largest H that is not. The layers are constrained in up to three ways: all to G but for the head; each
+    to the largest subgroup containing H that at least half of its mixture obeys; all to H. Their kernels are projected,
+    the networks are trained for a little longer, and the most symmetric one within the tolerance of the best is the
+    result.
 
     Parameters
     ----------
@@ -41,7 +43,7 @@ class DifferentiableSearch(Search):
     alpha_learning_rate : float, default=0.01
         For the alphas (Adam).
     alpha_interval : int, default=4
-        Steps of the weights for each step of the alphas. With 4, an epoch passes about once over the validation part.
+        Steps of the weights for each step of the alphas.
     discretize : bool, default=True
         False makes the learned mixture itself the result, as in the paper.
     tolerance : float, default=1.0

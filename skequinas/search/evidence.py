@@ -21,8 +21,8 @@ are averaged over H, as if it were constrained to H. By Jensen's inequality the 
 has the symmetry. An overconfident network would gain from averaging merely because averages are smaller; for this, its
 outputs are first scaled by the one factor that suits it best. All this takes ``|G|`` passes over the held-out images.
 
-For the mixture of a differentiable search, the alphas, a few numbers for each layer, are trained on the same held-out
-images; for the test this is neglected.
+The network must not have seen the images. The alphas of a mixture are therefore trained on a third of the validation
+part, and the other two thirds are evidence.
 """
 
 from __future__ import annotations

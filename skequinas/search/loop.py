@@ -91,6 +91,7 @@ def _evaluation(
         network = inherit(parents[proposal.parent], proposal.architecture)
     network.to(data.images.device, torch.float32)
     losses, errors = (np.full(len(validation), np.inf) for _ in range(2))
+    for_alphas, unseen = _parted(validation, proposal.seed) if proposal.architecture.is_mixed else (None, validation)
     history = _ShareHistory(network, n_steps(len(data), proposal.epochs, proposal.training.batch_size))
 
     def on_step() -> bool:
@@ -104,13 +105,13 @@ def _evaluation(
             proposal.training,
             proposal.epochs,
             seed=proposal.seed,
-            alpha_data=validation,
+            alpha_data=for_alphas,
             on_step=on_step,
         )
         if always or not monitor.out_of_time():
             losses, errors = evaluate(network, validation)
             if proposal.probe:
-                evidence = gather_evidence(network, validation, proposal.architecture.group, proposal.seed)
+                evidence = gather_evidence(network, unseen, proposal.architecture.group, proposal.seed)
             if proposal.toward is not None:
                 rng = np.random.default_rng(proposal.seed)
                 calls = relaxation_p_values(network, validation, proposal.toward, rng)
@@ -139,6 +140,16 @@ def _evaluation(
             evaluation.seconds,
         )
     return evaluation
+
+
+def _parted(validation: DataPart, seed: int) -> tuple[DataPart, DataPart]:
+    """A third of the validation part to train alphas on, and the rest, of which the network then knows nothing."""
+    n = len(validation)
+    rows = np.random.default_rng(seed).permutation(n)
+    n_alphas = max(2, n // 3)
+    if n_alphas >= n:
+        return validation, validation
+    return validation.subset(np.sort(rows[:n_alphas])), validation.subset(np.sort(rows[n_alphas:]))
 
 
 class _ShareHistory:
