@@ -33,6 +33,7 @@ from skequinas.search import (
     RandomSearch,
     Search,
     choose,
+    loop,
     resolve_search,
     run_search,
 )
@@ -798,6 +799,32 @@ def test_a_mixture_learns_its_shares_from_the_validation_part() -> None:
     assert any(
         abs(search.shares_[layer][name] - z) > 1e-4 for layer, shares in first.items() for name, z in shares.items()
     )
+
+
+@pytest.mark.parametrize(("n", "sizes"), [(24, (8, 16)), (100, (33, 67)), (4, (2, 2)), (3, (2, 1)), (2, (2, 2))])
+def test_the_images_of_the_evidence_are_not_those_that_alphas_are_trained_on(
+    n: int, sizes: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, Tensor] = {}
+
+    def train_nothing(*args: Any, alpha_data: DataPart | None = None, **options: Any) -> None:
+        if alpha_data is not None:
+            seen["alphas"] = alpha_data.images
+
+    def no_evidence(network: EquivariantNetwork, data: DataPart, *_: Any) -> dict[str, Evidence]:
+        seen["evidence"] = data.images
+        return evidence_for("C4")
+
+    monkeypatch.setattr(loop, "train", train_nothing)
+    monkeypatch.setattr(loop, "gather_evidence", no_evidence)
+    validation = images_of(n, 2)
+    run_search(started(DifferentiableSearch()), DATA, validation)
+    assert (len(seen["alphas"]), len(seen["evidence"])) == sizes
+    if sum(sizes) == n:
+        both = torch.cat([seen["alphas"], seen["evidence"]]).flatten(1)
+        assert len(torch.unique(both, dim=0)) == n
+    run_search(started(EvolutionarySearch()), DATA, validation)
+    assert len(seen["evidence"]) == n
 
 
 # --- no search ---
