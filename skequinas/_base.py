@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from hashlib import blake2b
 from numbers import Integral, Real
 from os import PathLike
 from typing import Any, ClassVar, Self
@@ -27,6 +28,7 @@ from torch import Tensor, nn
 from skequinas._compat import CallbackSupportMixin
 from skequinas._session import Session, Split
 from skequinas.architecture import Architecture, default_architecture, paper_architecture
+from skequinas.filters import transform_images
 from skequinas.groups import PointGroup, Subgroup, parse_group
 from skequinas.images import Preprocessing, as_images, infer_image_shape
 from skequinas.monitor import FitProgress, Monitor
@@ -282,13 +284,19 @@ class BaseEquivariantNAS(CallbackSupportMixin, BaseEstimator, ABC):
         return int(rng.randint(np.iinfo(np.int32).max))
 
     def _split(self, whole: DataPart, y: NDArray[Any], seed: int) -> Split:
-        """Hold a part of the data out, with at least two samples on either side."""
-        n = len(whole)
+        """Hold a part of the data out, with at least two samples on either side.
+
+        Copies of an image, moved or not, stay together: a network that has seen one is no witness about another.
+        """
+        first, copy_of = _distinct(whole.images, parse_group(self.group))
+        if len(first) < 4:  # too few to be kept apart
+            first = copy_of = np.arange(len(whole))
+        n = len(first)
         n_validation = min(n - 2, max(2, round(self.validation_fraction * n)))
-        rows = train_test_split(
-            np.arange(n), test_size=n_validation, stratify=self._strata(y, n_validation), random_state=seed
+        parts = train_test_split(
+            np.arange(n), test_size=n_validation, stratify=self._strata(y[first], n_validation), random_state=seed
         )
-        training, validation = (whole.subset(np.sort(part)) for part in rows)
+        training, validation = (whole.subset(np.flatnonzero(np.isin(copy_of, part))) for part in parts)
         return Split(whole, training, validation)
 
     def _initial_architecture(self, data: DataPart, device: torch.device) -> Architecture:
@@ -485,6 +493,20 @@ class BaseEquivariantNAS(CallbackSupportMixin, BaseEstimator, ABC):
 def _columns(rows: list[dict[str, Any]]) -> dict[str, NDArray[Any]]:
     """Rows to columns."""
     return {name: np.array([row[name] for row in rows]) for name in (rows[0] if rows else {})}
+
+
+def _distinct(images: Tensor, group: PointGroup) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The first of every set of images that are copies of each other, moved or not, and to which set each belongs."""
+    keys = []
+    for g in group.elements if group.acts_on_pixels else (0,):
+        moved = (transform_images(images.cpu(), group, g) if g else images.cpu()).contiguous().numpy()
+        keys.append([int.from_bytes(blake2b(image.tobytes(), digest_size=8).digest(), "little") for image in moved])
+    lowest = np.array(keys, dtype=np.uint64).min(0)
+    _, first, copy_of = np.unique(lowest, return_index=True, return_inverse=True)
+    order = np.argsort(first)  # numbered by the first of each, so that without copies nothing is reordered
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+    return first[order], place[copy_of]
 
 
 def relative_weights(weights: NDArray[np.float64]) -> NDArray[np.float64]:

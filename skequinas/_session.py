@@ -69,7 +69,7 @@ class Session:
         started = time.perf_counter()
         with torch.inference_mode():
             plain(data.preprocess(images))
-        pass_seconds = self.search.architecture_.group.order * (time.perf_counter() - started) / len(images)
+        pass_seconds = (self.search.architecture_.group.order + 3) * (time.perf_counter() - started) / len(images)
         affordable = budget / 10 / pass_seconds if pass_seconds else MEASURED_IMAGES
         self.n_measured = int(np.clip(affordable, 2, min(self.n_measured, len(self.split.validation or data))))
         self._report_seconds = 1.2 * pass_seconds * self.n_measured

@@ -209,7 +209,7 @@ def _score_test(
     def gain(gram: NDArray[np.float64], h: Subgroup, k: Subgroup, drawn: NDArray[np.int64]) -> NDArray[np.float64]:
         """The squared norm of what relaxing from h to k adds, over its mean under the moves (by h)."""
         energies = _energies(gram, symmetry, drawn, k) - _energies(gram, symmetry, drawn[:1], h)
-        mean = energies[1:].mean()
+        mean = energies.mean()
         return energies / mean if mean > 0 else np.ones_like(energies)
 
     p_values = {}

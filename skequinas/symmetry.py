@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from skequinas.filters import kernel_space, transform_images
 from skequinas.groups import PointGroup, Subgroup
 from skequinas.networks import EquivariantNetwork
-from skequinas.search.evidence import UNINFORMED, Evidence, indistinct
+from skequinas.search.evidence import UNINFORMED, Evidence, indistinct, level_band
 
 __all__ = ["LearnedSymmetry", "effective_invariance", "layer_distances", "lie_derivative", "measured_change"]
 
@@ -45,8 +45,8 @@ class LearnedSymmetry:
         After a differentiable search: from the name of each layer to a dict with the learned share of every subgroup.
     evidence : dict or None
         From the name of every subgroup to its `Evidence`: the held-out score of a network that is free to break all
-        symmetries when it is averaged over the subgroup, and the p-value of "the task has this symmetry". None after
-        searches without such a network.
+        symmetries when it is averaged over the subgroup, and the p-value of "the task has this symmetry" (images and
+        targets together look alike when the images are moved). None after searches without such a network.
     level : float, default=0.01
         Symmetries with a p-value of at most this are rejected.
     lie_derivative : float
@@ -103,56 +103,75 @@ class LearnedSymmetry:
     __repr__ = __str__
 
     def _verdict(self) -> str:
+        """The line on the symmetry."""
+        return f"{self.search_group} -> {self.group}: {self._verdict_in_words()}."
+
+    def _verdict_in_words(self) -> str:
         group = PointGroup.from_name(self.search_group)
-        learned = group.subgroup(self.group)
-        same, different = in_words(learned), not_in_words(learned)
+        if group.order == 1:
+            return "no symmetry was looked for"
+        built = in_words(group.subgroup(self.group))
+        model = f"the model is built to look the same under {built}" if built else "no symmetry is built into the model"
         if self.evidence is None:
-            text = f"the model looks the same under {same}" if same else "no symmetry is built into the model"
-            return f"{self.search_group} -> {self.group}: {text}."
-        if not same:
-            return f"{self.search_group} -> {self.group}: the task looks the same under no turn or mirror."
-        no = f", not under {different}" if different else ""
-        return f"{self.search_group} -> {self.group}: the task looks the same under {same}{no}."
+            return model
+        if not self.informed:
+            return f"nothing was learned about the symmetry of the task; {model}"
+        called = group.subgroup(self.indistinct[0])
+        same, different = in_words(called), not_in_words(called)
+        task = f"the task looks the same under {same}" if same else f"the task does not look the same under {different}"
+        if same and different:
+            task += f", not under {different}"
+        return task if called.name == self.group else f"{model}; {task}"
 
     def _reasons(self) -> list[str]:
         """The line on the evidence: what the learned group costs, and what the next larger one would."""
         if self.evidence is None:
-            return ["The data were not asked; search='evolutionary' and 'differentiable' do that."]
+            return ["The data were not tested for symmetries."]
         group = PointGroup.from_name(self.search_group)
         learned = group.subgroup(self.group)
         evidence, name = self.evidence, "squared error" if self.regression else "error"
-        larger = [h.name for h in group.subgroups if learned < h]
+        larger = [h.name for h in group.subgroups if learned in h.maximal_subgroups]
         if not larger:
-            own, free = self._cost(self.group), self._cost("C1", with_p_value=False)
-            return [f"The held-out {name} is {own} with {self.group} imposed, {free} with nothing imposed."]
+            own, free, chance = self._cost(self.group), self._cost("C1"), self._chance(self.group)
+            return [f"The held-out {name} is {own} with {self.group} imposed, {free} without ({chance})."]
         least = min(larger, key=lambda name: evidence[name].loss_rise)
-        own, worse = self._cost(self.group, with_p_value=False), self._cost(least)
         verb = "rises" if evidence[least].score < evidence[self.group].score else "goes"
-        return [f"The held-out {name} {verb} from {own} to {worse} with the next larger group, {least}, imposed."]
+        return [
+            f"The held-out {name} {verb} from {self._cost(self.group)} to {self._cost(least)} when {least}, the next "
+            f"larger group, is imposed ({self._chance(least)})."
+        ]
 
-    def _cost(self, name: str, with_p_value: bool = True) -> str:
+    def _chance(self, name: str) -> str:
+        """The p-value in words."""
+        assert self.evidence is not None
+        p_value = self.evidence[name].p_value
+        return f"p {'< 0.001' if p_value < 0.001 else f'= {p_value:.2g}'} if the task has {name}"
+
+    def _cost(self, name: str) -> str:
         """The error with a group imposed."""
         assert self.evidence is not None
-        error, p_value = 1 - self.evidence[name].score, self.evidence[name].p_value
-        text = f"{error:.3f} of the variance" if self.regression else f"{100 * error:.1f} %"
-        return f"{text} (p {'< 0.001' if p_value < 0.001 else f'= {p_value:.2g}'})" if with_p_value else text
+        error = 1 - self.evidence[name].score
+        return f"{error:.3f} of the variance" if self.regression else f"{100 * error:.1f} %"
 
     def _doubt(self) -> str:
         """The line on what the data leave open."""
         if self.evidence is None:
             layers = ", ".join(f"{layer} {constraint}" for layer, constraint in self.constraints.items())
             return f"Constraints: {layers}."
+        if self.search_group == "C1":
+            return "Constraints: all layers C1."
         if not self.informed:
             return (
-                "But the network could not predict held-out targets better than chance, so nothing speaks for or "
-                "against any symmetry: more images or longer training are needed."
+                "The network could not predict held-out targets better than chance, so nothing speaks for or against "
+                "any symmetry: more images or longer training are needed."
             )
         called, *others = self.indistinct
-        if self.group != called:
-            return f"The evidence alone would call {called}; the model is built with {self.group}."
+        low, high = level_band(self.level)
         if others:
-            return f"In doubt: the data do not settle between {' and '.join([called, *others])}."
-        return f"No doubt: at a level of {self.level / 10:g} or of {10 * self.level:g} the answer is the same."
+            names = f"{', '.join([called, *others[:-1]])} and {others[-1]}"
+            return f"In doubt: at levels from {low:g} to {high:g} the data do not settle between {names}."
+        proof = "" if called == "C1" else f" Nothing speaks against {called}; that is no proof of it."
+        return f"The answer is the same at every level from {low:g} to {high:g}.{proof}"
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain values that JSON can hold; what is not finite is None.
@@ -274,7 +293,7 @@ def not_in_words(subgroup: Subgroup) -> str:
     """The moves of the whole group that a subgroup lacks, in plain words."""
     whole = subgroup.group.whole
     turns = _turns(whole) if subgroup.n_rotations < whole.n_rotations else ""
-    if turns and subgroup.n_rotations == 1:
+    if whole.n_rotations > 2 and subgroup.n_rotations == 1:
         turns = "turns"
     missing = [a for a in _axes(whole) if a not in _axes(subgroup)]
     mirrors = "other mirrors" if len(missing) < len(_axes(whole)) else _mirrors(whole)
@@ -388,7 +407,7 @@ def lie_derivative(
         parts = []
         for x in images.split(batch_size):
             grid = F.affine_grid(matrix.expand(len(x), 2, 3), list(x.shape), align_corners=False)
-            parts.append(function(F.grid_sample(x, grid, align_corners=False)))
+            parts.append(function(F.grid_sample(x, grid, padding_mode="border", align_corners=False)))
         return torch.cat(parts).double()
 
     with torch.inference_mode():

@@ -25,6 +25,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from torch import nn
 
+import skequinas._base as base_module
 from skequinas import (
     Architecture,
     DifferentiableSearch,
@@ -710,3 +711,35 @@ def test_modules_are_plain_enough_for_a_fresh_start() -> None:
             copies.append(layer)
     inputs = model.preprocessing_(torch.from_numpy(X.reshape(-1, 1, 8, 8)).float())
     torch.testing.assert_close(nn.Sequential(*copies)(inputs), model.module_(inputs))
+
+
+def test_copies_of_an_image_stay_on_one_side_of_the_split() -> None:
+    rng = np.random.default_rng(0)
+    images = rng.random((12, 5, 5)).astype(np.float32)
+    copies = np.concatenate([images, np.rot90(images, 1, (1, 2)), images[:, :, ::-1], images])
+    model = classifier(search="evolutionary", max_epochs=1)
+    seen: dict[str, Any] = {}
+    original = type(model)._split
+
+    def remember(self: Any, whole: Any, y: Any, seed: int) -> Any:
+        seen["split"] = original(self, whole, y, seed)
+        return seen["split"]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(model), "_split", remember)
+        model.fit(copies, np.tile(np.arange(12) % 2, 4))
+    split = seen["split"]
+    sums = [
+        set(np.round(part.images.sum((1, 2, 3)).numpy(), 3).tolist()) for part in (split.training, split.validation)
+    ]
+    assert len(split.training) + len(split.validation) == 48
+    assert len(sums[0] | sums[1]) == 12
+    assert not sums[0] & sums[1]
+
+
+def test_without_copies_the_split_is_that_of_scikit_learn() -> None:
+    model = classifier(search="evolutionary", max_epochs=1).fit(X, y)
+    first, copy_of = base_module._distinct(torch.from_numpy(X.reshape(-1, 1, 8, 8)), D4)
+    np.testing.assert_array_equal(first, np.arange(len(X)))
+    np.testing.assert_array_equal(copy_of, np.arange(len(X)))
+    assert model.score(X, y) > 0.2

@@ -608,6 +608,11 @@ def test_only_relaxations_that_the_gradients_call_for_are_tried_the_most_signifi
     assert len(rounds) == 2 + len(tried)
 
 
+def test_with_a_level_of_one_every_layer_that_can_be_relaxed_is_called_for() -> None:
+    rounds = drive(started(EvolutionarySearch(10, call_level=1.0)), lambda ps: called(ps, {0: 1.0}))
+    assert [" ".join(proposals[-1].architecture.constraint_names) for proposals in rounds[2:]] == ["C4 C4 C4"]
+
+
 def test_without_a_level_for_calls_one_more_layer_is_relaxed_in_each_generation() -> None:
     rounds = drive(started(EvolutionarySearch(10, call_level=None)), lambda ps: [told(p, symmetry="C4") for p in ps])
     assert all(p.toward is None for proposals in rounds for p in proposals)

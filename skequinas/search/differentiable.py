@@ -49,8 +49,8 @@ class DifferentiableSearch(Search):
     tolerance : float, default=1.0
         The most symmetric candidate within so many standard errors of the best is chosen.
     level : float, default=0.01
-        The greatest probability of giving up a symmetry that the task has: one is rejected when its p-value is at most
-        this.
+        The greatest probability of giving up a symmetry that images and targets together have, if the images are
+        independent of each other: one is rejected when its p-value is at most this, from 0.001 to 0.5.
 
     References
     ----------
@@ -68,7 +68,7 @@ class DifferentiableSearch(Search):
         "alpha_interval": [Interval(Integral, 1, None, closed="left")],
         "discretize": ["boolean"],
         "tolerance": [Interval(Real, 0, None, closed="left")],
-        "level": [Interval(Real, 0, 1, closed="both")],
+        "level": [Interval(Real, 0.001, 0.5, closed="both")],
     }
 
     def __init__(

@@ -1,8 +1,8 @@
 r"""Which symmetries the data reject, from one network that is free to break all of them.
 
-Let :math:`p(y | x)` be what a network says about the targets, and H a subgroup. If images and targets are distributed
-alike when they are moved by H, then of the copies :math:`h x` of a held-out image x the one that was observed is any of
-them, with equal probability, whatever the network. So
+Let :math:`p(y | x)` be what a network says about the targets, and H a subgroup. If images together with their targets
+are distributed alike when they are moved by H, then of the copies :math:`h x` of a held-out image x the one that was
+observed is any of them, with equal probability, whatever the network. So
 
 .. math:: s(x, y) = \frac{p(y | x)}{\sum_{h \in H} p(y | h x)} ,
 
@@ -21,8 +21,10 @@ are averaged over H, as if it were constrained to H. By Jensen's inequality the 
 has the symmetry. An overconfident network would gain from averaging merely because averages are smaller; for this, its
 outputs are first scaled by the one factor that suits it best. All this takes ``|G|`` passes over the held-out images.
 
-The network must not have seen the images. The alphas of a mixture are therefore trained on a third of the validation
-part, and the other two thirds are evidence.
+The network must not have seen the images, and they must be independent of each other. The alphas of a mixture are
+therefore trained on a third of the validation part, and the other two thirds are evidence; images that occur several
+times, moved or not, stay together on one side of the split. Several shots of one object that are not alike pixel by
+pixel are for the user to keep apart.
 """
 
 from __future__ import annotations
@@ -37,9 +39,9 @@ from torch import Tensor, nn
 
 from skequinas.filters import transform_images
 from skequinas.groups import PointGroup, Subgroup
-from skequinas.training import EVALUATION_BATCH, DataPart, mean_with_error
+from skequinas.training import EVALUATION_BATCH, DataPart, DivergenceError, mean_with_error
 
-__all__ = ["Evidence", "gather_evidence", "indistinct", "largest_accepted", "orbit_test"]
+__all__ = ["Evidence", "gather_evidence", "indistinct", "largest_accepted", "level_band", "orbit_test"]
 
 
 _FACTORS = tuple(2.0 ** (k / 4) for k in range(-24, 9))
@@ -61,12 +63,13 @@ class Evidence(NamedTuple):
     loss_rise, loss_rise_error : float
         By how much that raises the loss, and the standard error of it, image by image.
     p_value : float
-        Of the hypothesis that the task has this symmetry, adjusted for the number of subgroups; never larger than that
-        of a smaller group.
+        Of the hypothesis that images and targets together are alike when moved, adjusted for the number of subgroups;
+        never larger than that of a smaller group.
     raw_p_value : float
         The p-value of the test of this subgroup alone.
     chance_p_value : float
-        Of the hypothesis that the averaged outputs tell nothing about the targets, by 199 random permutations.
+        Of the hypothesis that the outputs, not averaged, tell nothing about the targets, by 199 random permutations:
+        the same for every subgroup.
     """
 
     score: float
@@ -89,9 +92,17 @@ def gather_evidence(network: nn.Module, data: DataPart, group: PointGroup, seed:
     group : PointGroup
     seed : int, default=0
         Draws the moves of the test.
+
+    Raises
+    ------
+    DivergenceError
+        When an output is not finite.
     """
     outputs, weights = _moved_outputs(network, data, group), data.sample_weights()
+    if not bool(outputs.isfinite().all()):
+        raise DivergenceError("The outputs of the network are NaN or infinite, so they are no evidence.")
     scores, losses = _averaged(outputs, data, group)
+    chance = _chance_p_value(outputs[0], data, np.random.default_rng(seed))
     logs = _log_probabilities(outputs, data)
     rng = np.random.default_rng(seed)
     p_values = {h: orbit_test(logs[:, list(h.elements)], weights, rng) for h in group.subgroups if h.order > 1}
@@ -101,7 +112,6 @@ def gather_evidence(network: nn.Module, data: DataPart, group: PointGroup, seed:
         score = mean_with_error(scores[h], weights)
         rise = mean_with_error(losses[h] - losses[group.trivial], weights)
         p_value = min((adjusted[k] for k in adjusted if k <= h), default=1.0)
-        chance = _chance_p_value(outputs[list(h.elements)].mean(0), data, np.random.default_rng(seed))
         return Evidence(*score, *rise, p_value, p_values.get(h, 1.0), chance)
 
     return {h.name: evidence(h) for h in group.subgroups}
@@ -127,7 +137,7 @@ def orbit_test(
     total = copies.sum(1)
     likelihoods = np.average(np.log(total) + highest[:, 0], axis=1, weights=weights)
     best = int(np.argmax(likelihoods))
-    sure = copies[best] / total[best]
+    sure = np.round(copies[best] / total[best], 4)  # round-off must not break a tie
     if weights is not None:
         sure = sure * weights
     blocks = np.stack([block.sum(1) for block in np.array_split(sure, min(_BLOCKS, sure.shape[1]), axis=1)])
@@ -143,17 +153,22 @@ def largest_accepted(group: PointGroup, evidence: Mapping[str, Evidence], level:
     return min(accepted, key=lambda h: (-h.order, evidence[h.name].loss_rise))
 
 
+def level_band(level: float) -> tuple[float, float]:
+    """The levels, about ten times lower and higher, at which the verdict should be the same."""
+    return min(level, max(level / 10, 0.001)), max(level, min(10 * level, 0.2))
+
+
 def indistinct(group: PointGroup, evidence: Mapping[str, Evidence], level: float) -> list[Subgroup]:
     """The groups that the data cannot tell apart: the largest accepted, and others that might as well be the verdict.
 
-    These are what would be called at a level ten times higher or lower, and groups that are accepted although neither
-    contains the other.
+    These are all groups that are accepted, and contained in no other that is, at the level or at either end of its
+    band.
     """
-    called = largest_accepted(group, evidence, level)
-    accepted = [h for h in group.subgroups if h.order == 1 or evidence[h.name].p_value > level]
-    maximal = [h for h in accepted if not any(h < k for k in accepted)]
-    others = [largest_accepted(group, evidence, factor * level) for factor in (0.1, 10.0)]
-    return list(dict.fromkeys([called, *others, *maximal]))
+    found = [largest_accepted(group, evidence, level)]
+    for one in (level, *level_band(level)):
+        accepted = [h for h in group.subgroups if h.order == 1 or evidence[h.name].p_value > one]
+        found += [h for h in accepted if not any(h < k for k in accepted)]
+    return list(dict.fromkeys(found))
 
 
 def _adjusted(p_values: Mapping[Subgroup, float]) -> dict[Subgroup, float]:
@@ -197,7 +212,7 @@ def _chance_p_value(outputs: Tensor, data: DataPart, rng: np.random.Generator) -
     for number in range(1 + _PERMUTATIONS):
         order = rng.permutation(len(data)) if number else np.arange(len(data))
         rows = torch.from_numpy(order).to(outputs.device)
-        losses.append((data.objective.loss(outputs, data.targets[rows]) * weights).mean())
+        losses.append((data.objective.loss(outputs[rows], data.targets) * weights).mean())
     values = torch.stack(losses)
     return float((values <= values[0] + 1e-6 * values[0].abs()).double().mean())
 

@@ -37,7 +37,8 @@ class EvolutionarySearch(Search):
     Parameters
     ----------
     n_generations : int, default=3
-        Generations of relaxations, at most.
+        Generations of candidates after the first network, at most. In a guided search the first of them tightens the
+        head, the others relax layers.
     epochs_per_generation : float or None, default=None
         How long all candidates of a generation are trained; None is an eighth of a full training.
     warmup_epochs : float or None, default=None
@@ -66,8 +67,8 @@ class EvolutionarySearch(Search):
     tolerance : float, default=1.0
         The most symmetric candidate within so many standard errors of the best is chosen.
     level : float, default=0.01
-        The greatest probability of giving up a symmetry that the task has: one is rejected when its p-value is at most
-        this.
+        The greatest probability of giving up a symmetry that images and targets together have, if the images are
+        independent of each other: one is rejected when its p-value is at most this, from 0.001 to 0.5.
 
     References
     ----------
@@ -91,7 +92,7 @@ class EvolutionarySearch(Search):
         "learning_rate": [Interval(Real, 0, None, closed="neither"), None],
         "schedule": [StrOptions({"one_cycle", "constant"})],
         "tolerance": [Interval(Real, 0, None, closed="left")],
-        "level": [Interval(Real, 0, 1, closed="both")],
+        "level": [Interval(Real, 0.001, 0.5, closed="both")],
     }
 
     def __init__(
@@ -216,7 +217,7 @@ class EvolutionarySearch(Search):
         layers = list(range(len(constraints) - 2, -1, -1))
         if self.call_level is not None:
             calls = parent.calls or {}
-            layers = sorted((i for i in layers if calls.get(i, 1.0) <= self.call_level), key=calls.__getitem__)
+            layers = sorted((i for i in layers if i in calls and calls[i] <= self.call_level), key=calls.__getitem__)
         for first in layers:
             yield architecture.with_constraints(
                 tuple(c if i < first else c & self.symmetry_ for i, c in enumerate(constraints))
