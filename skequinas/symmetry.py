@@ -136,9 +136,12 @@ class LearnedSymmetry:
             return [f"The held-out {name} is {own} with {self.group} imposed, {free} without ({chance})."]
         least = min(larger, key=lambda name: evidence[name].loss_rise)
         verb = "rises" if evidence[least].score < evidence[self.group].score else "goes"
+        free = (
+            " It is broken, but so slightly that imposing it costs nothing." if evidence[least].loss_rise <= 0 else ""
+        )
         return [
             f"The held-out {name} {verb} from {self._cost(self.group)} to {self._cost(least)} when {least}, the next "
-            f"larger group, is imposed ({self._chance(least)})."
+            f"larger group, is imposed ({self._chance(least)}).{free}"
         ]
 
     def _chance(self, name: str) -> str:

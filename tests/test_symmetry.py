@@ -237,6 +237,14 @@ def test_the_second_line_names_what_the_next_larger_group_would_cost() -> None:
     assert expected in text
 
 
+def test_a_symmetry_that_is_broken_but_costs_nothing_is_pointed_out() -> None:
+    mirrored = evidence_for("C1", **{"D1(90)": row(5e-4, 0.985, -0.01)})
+    second = str(learned_as("C1", mirrored)).splitlines()[1]
+    assert "goes from 2.0 % to 1.5 % when D1(90)" in second
+    assert second.endswith("It is broken, but so slightly that imposing it costs nothing.")
+    assert "costs nothing" not in str(learned_as("C4", evidence_for("C4")))
+
+
 def test_a_regression_speaks_of_squared_errors() -> None:
     text = str(learned_as("C4", evidence_for("C4", D4=row(5e-4, 0.7, 0.5)), regression=True))
     assert "squared error rises from 0.020 of the variance to 0.300 of the variance" in text
