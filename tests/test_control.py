@@ -117,7 +117,7 @@ def test_the_budget_holds_the_final_training_in_reserve(monkeypatch: pytest.Monk
 
 
 def test_a_search_without_time_says_so() -> None:
-    search = EvolutionarySearch(1, warmup_epochs=500)
+    search = EvolutionarySearch(1, probe_epochs=500)
     with pytest.warns(ConvergenceWarning, match=r"time_budget=0\.3 seconds.*Increase time_budget"):
         model = EquivariantNASClassifier(search=search, **SMALL, time_budget=0.3).fit(X, y)
     assert model.learned_symmetry_.group == "D4"

@@ -59,8 +59,8 @@ def run_search(search: Search, data: DataPart, validation: DataPart, monitor: Mo
         search.pending_ = []
         for proposal in proposals:
             evaluation = _evaluation(proposal, parents, data, validation, monitor, search.keeps_network)
-            if monitor.out_of_time() and not search.keeps_network:
-                return
+            if evaluation.diverged and monitor.out_of_time() and not search.keeps_network:
+                return  # it was cut off
             search.pending_.append(evaluation)
         search.tell(search.pending_)
         if not search.population_:
