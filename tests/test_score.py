@@ -139,10 +139,10 @@ def test_bad_input_is_refused() -> None:
         score_test(EquivariantNASClassifier("C1", "none", **settings).fit(X, y), X, y, n_batches=8)
 
 
-@pytest.mark.parametrize("n_moves", [1, 4, 19])
+@pytest.mark.parametrize("n_moves", [1, 4])
 def test_the_level_is_exact_with_few_moves_too(n_moves: int) -> None:
     generator, rng, p_values = torch.Generator().manual_seed(0), np.random.RandomState(0), []
-    for seed in range(60):
+    for seed in range(40):
         images = torch.randn(32, 1, 7, 7, generator=generator)
         moves = torch.randint(0, 8, (32,), generator=generator).tolist()
         moved = torch.cat([transform_images(image[None], D4, g) for image, g in zip(images, moves, strict=True)])
@@ -152,7 +152,7 @@ def test_the_level_is_exact_with_few_moves_too(n_moves: int) -> None:
         ).eval()
         p_values.append(_score_test(network, data, 8, n_moves, rng).p_values["D4"])
     level = 1 / (n_moves + 1)
-    assert np.mean(np.array(p_values) <= level + 1e-9) <= level + 3 * np.sqrt(level * (1 - level) / 60)
+    assert np.mean(np.array(p_values) <= level + 1e-9) <= level + 3 * np.sqrt(level * (1 - level) / 40)
 
 
 # --- asking any fitted model ---
