@@ -353,14 +353,14 @@ class BaseEquivariantNAS(CallbackSupportMixin, BaseEstimator, ABC):
             self.architecture_.symmetry.name,
             dict(zip(self.architecture_.layer_names, self.architecture_.constraint_names, strict=True)),
             changes,
-            search.shares_,
-            search.evidence_,
-            search.level,
-            derivative,
-            invariance,
-            layer_distances(self.network_),
-            search.share_history_,
-            not is_classifier(self),
+            layer_weights=search.shares_,
+            evidence=search.evidence_,
+            level=search.level,
+            lie_derivative=derivative,
+            effective_invariance=invariance,
+            layer_distances=layer_distances(self.network_),
+            share_history=search.share_history_,
+            regression=not is_classifier(self),
         )
         # what is kept lies on the CPU, so that a model can be loaded where there is no GPU
         search.pending_ = []
@@ -497,9 +497,9 @@ def _columns(rows: list[dict[str, Any]]) -> dict[str, NDArray[Any]]:
 
 def _distinct(images: Tensor, group: PointGroup) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The first of every set of images that are copies of each other, moved or not, and to which set each belongs."""
-    keys = []
+    images, keys = images.cpu(), []
     for g in group.elements if group.acts_on_pixels else (0,):
-        moved = (transform_images(images.cpu(), group, g) if g else images.cpu()).contiguous().numpy()
+        moved = (transform_images(images, group, g) if g else images).contiguous().numpy()
         keys.append([int.from_bytes(blake2b(image.tobytes(), digest_size=8).digest(), "little") for image in moved])
     lowest = np.array(keys, dtype=np.uint64).min(0)
     _, first, copy_of = np.unique(lowest, return_index=True, return_inverse=True)

@@ -19,7 +19,7 @@ from skequinas.layers import EquivariantConv2d
 from skequinas.networks import EquivariantNetwork, inherit
 from skequinas.training import DataPart
 
-__all__ = ["relaxation_p_values", "score_gradients", "unit_gradients"]
+__all__ = ["relaxation_p_values", "score_gradients", "share_as_large", "unit_gradients"]
 
 _BATCHES = 32
 _SIGNS = 999
@@ -75,7 +75,7 @@ def relaxation_p_values(
         unit = unit_gradients(gradients)
         gram = _gram(unit, layer, own & subgroup) - _gram(unit, layer, own)
         lengths = np.einsum("ij,jk,ik->i", signs, gram, signs)
-        p_values[number] = float(np.mean(lengths >= lengths[0] * (1 - 1e-9)))
+        p_values[number] = share_as_large(lengths)
     return p_values
 
 
@@ -85,3 +85,8 @@ def _gram(gradients: NDArray[np.float64], layer: EquivariantConv2d, subgroup: Su
     means = gradients[:, members].mean(2).reshape(len(gradients), -1)
     products: NDArray[np.float64] = members.shape[1] * means @ means.T
     return products
+
+
+def share_as_large(values: NDArray[np.float64]) -> float:
+    """The share of values, the first among them, that are at least as large as the first: a p-value."""
+    return float(np.mean(values >= values[0] * (1 - 1e-9)))

@@ -25,11 +25,11 @@ from sklearn.utils.validation import check_is_fitted
 
 from skequinas._base import BaseEquivariantNAS
 from skequinas.filters import kernel_space, require_pixel_group
-from skequinas.gradients import score_gradients, unit_gradients
+from skequinas.gradients import score_gradients, share_as_large, unit_gradients
 from skequinas.groups import PointGroup, Subgroup, parse_group
 from skequinas.layers import EquivariantConv2d
 from skequinas.networks import EquivariantNetwork
-from skequinas.search.evidence import Evidence, gather_evidence
+from skequinas.search.evidence import Evidence, gather_evidence, holm
 from skequinas.state import fitting_state
 from skequinas.training import DataPart
 
@@ -66,9 +66,7 @@ class ScoreTest:
 
     def adjusted(self) -> dict[str, float]:
         """The p-values of the subgroups, adjusted for their number (Holm): all hold together at the level."""
-        names = sorted(self.p_values, key=self.p_values.__getitem__)
-        scaled = [(len(names) - i) * self.p_values[name] for i, name in enumerate(names)]
-        return dict(zip(names, np.minimum(np.maximum.accumulate(scaled), 1.0).tolist(), strict=True))
+        return holm(self.p_values)
 
     def __str__(self) -> str:
         adjusted = self.adjusted()
@@ -216,14 +214,14 @@ def _score_test(
     for h in symmetry.subgroups:
         if h.order > 1:  # of all ways to break h, the one that the data call for most
             drawn = moves(h)
-            p_values[h.name] = _p_value(np.max([gain(total, h, k, drawn) for k in h.subgroups[1:]], axis=0))
+            p_values[h.name] = share_as_large(np.max([gain(total, h, k, drawn) for k in h.subgroups[1:]], axis=0))
     gains: dict[str, dict[str, float]] = {name: {} for name in names}
     gain_p_values: dict[str, dict[str, float]] = {name: {} for name in names}
     drawn = moves(symmetry)
     for name, gram in grams.items():
         for k in symmetry.subgroups[1:]:
             gained = gain(gram, symmetry, k, drawn)
-            gains[name][k.name], gain_p_values[name][k.name] = float(gained[0]), _p_value(gained)
+            gains[name][k.name], gain_p_values[name][k.name] = float(gained[0]), share_as_large(gained)
     return ScoreTest(symmetry.name, p_values, gains, gain_p_values, len(data), n_batches)
 
 
@@ -252,8 +250,3 @@ def _energies(
     batches = np.arange(gram.shape[1])
     chunks = np.array_split(moves, max(1, len(moves) * len(batches) ** 2 // 2_000_000))
     return np.concatenate([table[m[:, :, None], m[:, None, :], batches[:, None], batches].sum((1, 2)) for m in chunks])
-
-
-def _p_value(energies: NDArray[np.float64]) -> float:
-    """The share of energies, the first among them, that are at least as large as the first."""
-    return float(np.mean(energies >= energies[0] * (1 - 1e-9)))

@@ -30,7 +30,7 @@ pixel are for the user to keep apart.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -41,8 +41,10 @@ from skequinas.filters import transform_images
 from skequinas.groups import PointGroup, Subgroup
 from skequinas.training import EVALUATION_BATCH, DataPart, DivergenceError, mean_with_error
 
-__all__ = ["Evidence", "gather_evidence", "indistinct", "largest_accepted", "level_band", "orbit_test"]
+__all__ = ["Evidence", "gather_evidence", "holm", "indistinct", "largest_accepted", "level_band", "orbit_test"]
 
+
+Name = TypeVar("Name")
 
 _FACTORS = tuple(2.0 ** (k / 4) for k in range(-24, 9))
 _BLOCKS = 256
@@ -106,7 +108,7 @@ def gather_evidence(network: nn.Module, data: DataPart, group: PointGroup, seed:
     logs = _log_probabilities(outputs, data)
     rng = np.random.default_rng(seed)
     p_values = {h: orbit_test(logs[:, list(h.elements)], weights, rng) for h in group.subgroups if h.order > 1}
-    adjusted = _adjusted(p_values)
+    adjusted = holm(p_values)
 
     def evidence(h: Subgroup) -> Evidence:
         score = mean_with_error(scores[h], weights)
@@ -171,10 +173,10 @@ def indistinct(group: PointGroup, evidence: Mapping[str, Evidence], level: float
     return list(dict.fromkeys(found))
 
 
-def _adjusted(p_values: Mapping[Subgroup, float]) -> dict[Subgroup, float]:
+def holm(p_values: Mapping[Name, float]) -> dict[Name, float]:
     """Holm's p-values: that any of them is at most the level by chance has at most the probability of the level."""
     order = sorted(p_values, key=p_values.__getitem__)
-    scaled = [(len(order) - i) * p_values[h] for i, h in enumerate(order)]
+    scaled = [(len(order) - i) * p_values[name] for i, name in enumerate(order)]
     return dict(zip(order, np.minimum(np.maximum.accumulate(scaled), 1.0).tolist(), strict=True)) if order else {}
 
 
