@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # a worker has one core: more threads would only wait for each other
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 import torch
