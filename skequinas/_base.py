@@ -21,17 +21,18 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, _fit_context, is_classifier
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_consistent_length, check_is_fitted, validate_data
 from torch import Tensor, nn
 
 from skequinas._compat import CallbackSupportMixin
 from skequinas._session import Session, Split
 from skequinas.architecture import Architecture, default_architecture, paper_architecture
-from skequinas.filters import transform_images
+from skequinas.bases import BASES
 from skequinas.groups import PointGroup, Subgroup, parse_group
 from skequinas.images import Preprocessing, as_images, infer_image_shape
 from skequinas.monitor import FitProgress, Monitor
+from skequinas.moves import pixel_elements, transform_images
 from skequinas.networks import EquivariantNetwork
 from skequinas.search import NoSearch, Search, resolve_search
 from skequinas.search.loop import SEARCHES
@@ -56,10 +57,13 @@ class BaseEquivariantNAS(CallbackSupportMixin, BaseEstimator, ABC):
     """
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        "group": [str, PointGroup, Subgroup],
+        "group": [str, PointGroup, Subgroup, HasMethods("irrep")],  # the last: of escnn
         "search": [StrOptions(set(SEARCHES)), Search],
         "architecture": [StrOptions({"auto", "paper"}), Architecture],
         "width": [Interval(Integral, 1, None, closed="left"), None],
+        "basis": [StrOptions({"auto", *BASES})],
+        "circular_mask": ["boolean", StrOptions({"auto"})],
+        "augment": [StrOptions({"none", "continuous"})],
         "image_shape": ["array-like", None],
         "max_epochs": [Interval(Real, 0, None, closed="neither"), None],
         "batch_size": [Interval(Integral, 2, None, closed="left")],
@@ -88,6 +92,9 @@ class BaseEquivariantNAS(CallbackSupportMixin, BaseEstimator, ABC):
         *,
         architecture: str | Architecture = "auto",
         width: int | None = None,
+        basis: str = "auto",
+        circular_mask: bool | str = "auto",
+        augment: str = "none",
         image_shape: tuple[int, ...] | None = None,
         max_epochs: float | None = None,
         batch_size: int = 64,
@@ -107,6 +114,9 @@ class BaseEquivariantNAS(CallbackSupportMixin, BaseEstimator, ABC):
         self.search = search
         self.architecture = architecture
         self.width = width
+        self.basis = basis
+        self.circular_mask = circular_mask
+        self.augment = augment
         self.image_shape = image_shape
         self.max_epochs = max_epochs
         self.batch_size = batch_size
@@ -189,7 +199,11 @@ class BaseEquivariantNAS(CallbackSupportMixin, BaseEstimator, ABC):
         try:
             with monitor.watching(session.n_batches(1 + search.cost())):
                 session.search_symmetry()
-                session.train_finally(self.early_stopping, self.n_iter_no_change if self.early_stopping else None)
+                session.train_finally(
+                    self.early_stopping,
+                    self.n_iter_no_change if self.early_stopping else None,
+                    augment=self.augment == "continuous",
+                )
         except KeyboardInterrupt:
             if not session.keep_best():
                 raise
@@ -317,13 +331,19 @@ class BaseEquivariantNAS(CallbackSupportMixin, BaseEstimator, ABC):
                     f"and {given.n_outputs} outputs; the data need {channels} channels of {size}x{size} pixels and "
                     f"{n_outputs} outputs."
                 )
+            for name, value in (("basis", self.basis), ("circular_mask", self.circular_mask)):
+                if value not in ("auto", getattr(given, name)):
+                    raise ValueError(
+                        f"{name}={value!r}, but the architecture has {getattr(given, name)!r}. Leave {name}='auto'."
+                    )
             return given
         group = parse_group(self.group)
+        mask = None if self.circular_mask == "auto" else bool(self.circular_mask)
+        options: dict[str, Any] = {"basis": self.basis, "circular_mask": mask}
         if self.architecture == "paper":
-            return paper_architecture(group, size, channels, n_outputs)
-        return default_architecture(
-            group, size, channels, n_outputs, n_samples=self._n_samples, device=device, width=self.width
-        )
+            return paper_architecture(group, size, channels, n_outputs, **options)
+        options |= {"n_samples": self._n_samples, "device": device, "width": self.width}
+        return default_architecture(group, size, channels, n_outputs, **options)
 
     def _report(self, session: Session) -> None:
         """Set the fitted attributes that tell what was found."""
@@ -498,8 +518,8 @@ def _columns(rows: list[dict[str, Any]]) -> dict[str, NDArray[Any]]:
 def _distinct(images: Tensor, group: PointGroup) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The first of every set of images that are copies of each other, moved or not, and to which set each belongs."""
     images, keys = images.cpu(), []
-    for g in group.elements if group.acts_on_pixels else (0,):
-        moved = (transform_images(images, group, g) if g else images).contiguous().numpy()
+    for g in pixel_elements(group):
+        moved = transform_images(images, group, g).contiguous().numpy()
         keys.append([int.from_bytes(blake2b(image.tobytes(), digest_size=8).digest(), "little") for image in moved])
     lowest = np.array(keys, dtype=np.uint64).min(0)
     _, first, copy_of = np.unique(lowest, return_index=True, return_inverse=True)

@@ -20,7 +20,7 @@ from skequinas.state import worker_threads
 
 __all__ = ["array_from_json", "array_to_json", "read_file", "write_file"]
 
-_FORMAT = 2
+_FORMAT = 3
 _KEY = "skequinas"
 
 

@@ -14,6 +14,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from skequinas.architecture import Architecture
 from skequinas.monitor import Monitor
+from skequinas.moves import RandomTurns
 from skequinas.networks import EquivariantNetwork
 from skequinas.search import Search, run_search
 from skequinas.training import DataPart, DivergenceError, TrainingSettings, evaluate, mean_with_error, n_steps, train
@@ -150,7 +151,7 @@ class Session:
                 stacklevel=5,
             )
 
-    def train_finally(self, early_stopping: bool, patience: int | None) -> None:
+    def train_finally(self, early_stopping: bool, patience: int | None, *, augment: bool = False) -> None:
         """Train the chosen architecture from the start on all data, or up to an early stop on the training part."""
         chosen = self.search.result()
         architecture = self.search.architecture_ if chosen is None else chosen.architecture
@@ -180,9 +181,18 @@ class Session:
             seed=self.seed,
             validation=self.split.validation if early_stopping else None,
             patience=patience,
+            augmentation=self._augmentation(architecture) if augment else None,
             on_step=self.monitor.step,
             on_epoch=on_epoch,
         )
+
+    def _augmentation(self, architecture: Architecture) -> RandomTurns | None:
+        """All turns, if the architecture looks the same under all of the group's."""
+        symmetry = architecture.symmetry
+        if symmetry.n_rotations < symmetry.group.n_rotations:
+            self.monitor.log("no image is turned: the model is to look the same under %s alone", symmetry.name)
+            return None
+        return RandomTurns(symmetry.mirror is not None, self.seed)
 
     def keep_best(self) -> bool:
         """After an interruption: the best of the search's choice, the network in training and an earlier fit's."""

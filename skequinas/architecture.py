@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from skequinas.filters import kernel_space, require_pixel_group
+from skequinas.bases import filter_basis
+from skequinas.filters import kernel_space
 from skequinas.groups import PointGroup, Subgroup, parse_group
 
 __all__ = ["Architecture", "Constraint", "default_architecture", "paper_architecture"]
@@ -38,6 +39,12 @@ class Architecture:
     hidden : int, default=64
         Units of a dense layer between the head's constrained layer, whose outputs are invariant, and the outputs.
         With 0 the constrained layer gives the outputs itself.
+    basis : {"auto", "pixel", "harmonic"}, default="auto"
+        What the filters of the hidden layers are made of, see `skequinas.bases`. "auto" is "pixel" where the group
+        maps the pixel grid to itself, else "harmonic", and stands as one of the two afterwards.
+    circular_mask : bool or None, default=None
+        Whether the input is cut to a disc, since the corners of a square cannot turn by any angle. None, the default,
+        is True where the group does not map the pixel grid to itself, and stands as one of the two afterwards.
 
     Examples
     --------
@@ -58,12 +65,18 @@ class Architecture:
     pools: tuple[bool, ...]
     constraints: tuple[Constraint, ...] = ()
     hidden: int = 64
+    basis: str = "auto"
+    circular_mask: bool | None = None
 
     def __post_init__(self) -> None:
         def put(name: str, value: object) -> None:
             object.__setattr__(self, name, value)
 
-        put("group", require_pixel_group(parse_group(self.group)))
+        put("group", parse_group(self.group))
+        exact = self.group.acts_on_pixels
+        if self.basis == "auto":
+            put("basis", "pixel" if exact else "harmonic")
+        put("circular_mask", not exact if self.circular_mask is None else bool(self.circular_mask))
         for name in ("image_size", "in_channels", "n_outputs", "hidden"):
             put(name, index(getattr(self, name)))
         put("fields", tuple(index(f) for f in self.fields))
@@ -81,6 +94,8 @@ class Architecture:
             raise ValueError(f"{self!r} needs at least one layer, and at least one of everything in it.")
         if not all(k > 0 and k % 2 for k in self.kernel_sizes):
             raise ValueError(f"kernel_sizes={self.kernel_sizes} must be odd, so that a kernel has a central pixel.")
+        for size in self.kernel_sizes:
+            filter_basis(self.basis, size).check_group(self.group)
 
     @property
     def n_layers(self) -> int:
@@ -132,6 +147,7 @@ class Architecture:
             "regular_out": not head,
             # where one shift for each field is all that the constraint allows, batch norm has it already
             "bias": not self.hidden if head else self.constraints[layer] != self.group.whole,
+            "basis": self.basis,
         }
 
     def to_dict(self) -> dict[str, Any]:
@@ -146,6 +162,8 @@ class Architecture:
             "pools": list(self.pools),
             "constraints": [c.name if isinstance(c, Subgroup) else [h.name for h in c] for c in self.constraints],
             "hidden": self.hidden,
+            "basis": self.basis,
+            "circular_mask": self.circular_mask,
         }
 
     @staticmethod
@@ -184,7 +202,8 @@ def _layer_parameters(architecture: Architecture, layer: int) -> int:
     shape = architecture.layer_shape(layer)
     subgroups = _subgroups(architecture.constraints[layer])
     n_in, n_out, regular = shape["in_fields"], shape["out_fields"], (shape["regular_in"], shape["regular_out"])
-    count = sum(n_in * n_out * kernel_space(h, shape["kernel_size"], *regular).n_free for h in subgroups)
+    spaces = (kernel_space(h, shape["kernel_size"], *regular, shape["basis"]) for h in subgroups)
+    count = sum(n_in * n_out * space.n_free for space in spaces)
     if shape["bias"]:
         count += n_out * (sum(h.index for h in subgroups) if shape["regular_out"] else 1)
     if shape["regular_out"] or architecture.hidden:
@@ -204,6 +223,8 @@ def default_architecture(
     n_samples: int = 1000,
     device: str | torch.device = "cpu",
     width: int | None = None,
+    basis: str = "auto",
+    circular_mask: bool | None = None,
 ) -> Architecture:
     """A network that suits the images, their number and the device.
 
@@ -218,6 +239,8 @@ def default_architecture(
     width : int, optional
         Channels of the first layers, over all the elements of the group; the last layers have a third more. The
         nearest number that the order of the group divides is taken.
+    basis, circular_mask
+        As in `Architecture`.
     """
     group = parse_group(group)
     if width is None:
@@ -233,13 +256,21 @@ def default_architecture(
         size, pools = 5, "pp-p--"
     fields = (narrow, narrow, *(wide,) * (len(pools) - 2)) if len(pools) > 2 else (narrow, wide)
     pooling = tuple(p == "p" for p in pools)
-    return Architecture(group, image_size, in_channels, n_outputs, fields, (size,) * len(pools), pooling)
+    shape = image_size, in_channels, n_outputs, fields, (size,) * len(pools), pooling
+    return Architecture(group, *shape, basis=basis, circular_mask=circular_mask)
 
 
 def paper_architecture(
-    group: str | PointGroup, image_size: int, in_channels: int = 1, n_outputs: int = 1
+    group: str | PointGroup,
+    image_size: int,
+    in_channels: int = 1,
+    n_outputs: int = 1,
+    *,
+    basis: str = "auto",
+    circular_mask: bool | None = None,
 ) -> Architecture:
     """The network of the paper: 8 layers of 16 and 32 fields with kernel 5."""
     fields = (16, 16, 16, 16, 32, 32, 32, 32)
     pools = tuple(i in (1, 3, 5) for i in range(8))
-    return Architecture(parse_group(group), image_size, in_channels, n_outputs, fields, (5,) * 8, pools)
+    shape = image_size, in_channels, n_outputs, fields, (5,) * 8, pools
+    return Architecture(parse_group(group), *shape, basis=basis, circular_mask=circular_mask)

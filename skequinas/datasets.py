@@ -9,8 +9,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import check_random_state
 
-from skequinas.filters import require_pixel_group, transform_images
 from skequinas.groups import PointGroup, Subgroup, parse_group
+from skequinas.moves import fair_offset, transform_images
 
 __all__ = ["make_planted_symmetry"]
 
@@ -40,7 +40,8 @@ def make_planted_symmetry(
         Classes (or, in a regression, numbers) of the images, which no move changes. The label then tells the class
         and the coset, the target is their sum.
     group : str or PointGroup, default="D4"
-        G, which must map the pixel grid to itself.
+        G. Unless it maps the pixel grid to itself, all images are interpolated, and turned a little further, so that
+        they do not tell by their sharpness how they were moved.
     subgroup : str or Subgroup, default="C4"
         H. With H = G there is one coset alone, and y is needed.
     noise : float, default=0.0
@@ -70,10 +71,11 @@ def make_planted_symmetry(
     >>> X.shape, sorted(set(labels.tolist()))
     ((1797, 8, 8), [0, 1])
     """
-    group = require_pixel_group(parse_group(group))
-    h = group.subgroup(subgroup) if isinstance(subgroup, str) else subgroup
-    if h.group != group:
-        raise ValueError(f"subgroup={h!r} is not a subgroup of group={group.name!r}.")
+    whole = parse_group(group)
+    offset = fair_offset(whole)
+    h = whole.subgroup(subgroup) if isinstance(subgroup, str) else subgroup
+    if h.group != whole:
+        raise ValueError(f"subgroup={h!r} is not a subgroup of group={whole.name!r}.")
     X = np.asarray(images)
     if X.ndim not in (3, 4) or X.shape[1] != X.shape[2]:
         raise ValueError(f"images has shape {X.shape}; it must be (n, size, size) or (n, size, size, channels).")
@@ -89,18 +91,24 @@ def make_planted_symmetry(
         raise ValueError(f"y has shape {values.shape}, but there are {len(X)} images.")
 
     rng = check_random_state(random_state)
-    moves = rng.randint(group.order, size=len(X))
+    moves = rng.randint(whole.order, size=len(X))
     forgiving = rng.random_sample(len(X)) < forgiven
-    labelled = np.where(forgiving, rng.randint(group.order, size=len(X)), moves)
-    coset_of = np.empty(group.order, dtype=np.int64)
+    labelled = np.where(forgiving, rng.randint(whole.order, size=len(X)), moves)
+    coset_of = np.empty(whole.order, dtype=np.int64)
     for number, coset in enumerate(h.right_cosets):
         coset_of[list(coset)] = number
     coset = coset_of[labelled]
     moved = X.copy()
-    for g in group.elements:
+    for g in whole.elements:
         rows = np.flatnonzero(moves == g)
         planes = torch.from_numpy(np.moveaxis(X[rows], (1, 2), (-2, -1)).copy())
-        moved[rows] = np.moveaxis(transform_images(planes, group, g).numpy(), (-2, -1), (1, 2))
+        if offset:
+            copies = transform_images(planes.double(), whole, g, offset)
+            copies = copies.clamp(float(X.min()), float(X.max()))  # bicubic interpolation overshoots
+            planes = (copies if planes.dtype.is_floating_point else copies.round()).to(planes.dtype)
+        else:
+            planes = transform_images(planes, whole, g)
+        moved[rows] = np.moveaxis(planes.numpy(), (-2, -1), (1, 2))
     if regression:
         height = np.linspace(-1, 1, h.index) if h.index > 1 else np.zeros(1)
         return moved, values + height[coset] + noise * rng.standard_normal(len(X))

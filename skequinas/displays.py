@@ -18,9 +18,9 @@ from sklearn.utils.validation import check_is_fitted
 
 from skequinas._base import _as_array
 from skequinas.estimators import EquivariantNASClassifier, EquivariantNASRegressor
-from skequinas.filters import transform_images
 from skequinas.groups import PointGroup, Subgroup
 from skequinas.images import as_images
+from skequinas.moves import transform_images
 from skequinas.symmetry import LearnedSymmetry
 
 if TYPE_CHECKING:

@@ -35,8 +35,9 @@ class EquivariantNASClassifier(ClassifierMixin, BaseEquivariantNAS):
     Parameters
     ----------
     group : str, default="D4"
-        The largest symmetry to consider. "C1", "C2" and "C4" hold rotations, "D1", "D2" and "D4" mirrors as well;
-        "D1(90)" is the left-right mirror, whose axis stands upright. All subgroups are searched.
+        The largest symmetry to consider. "C4" holds the four quarter turns, "D4" mirrors as well; in general, "C" and
+        "D" with the number of rotations, such as "C8" for multiples of 45 degrees. "D1(90)" is the left-right mirror,
+        whose axis stands upright. All subgroups are searched.
     search : {"evolutionary", "differentiable", "random", "none"} or search object, default="evolutionary"
         How to search; "none" keeps the whole group. An object such as ``EvolutionarySearch(n_generations=6)`` sets
         more.
@@ -44,6 +45,16 @@ class EquivariantNASClassifier(ClassifierMixin, BaseEquivariantNAS):
         The shape of the network. "auto" suits the images, "paper" is 8 layers of 16 and 32 fields with kernel 5.
     width : int or None, default=None
         Channels of the first layers of an "auto" architecture (it is an error with another); None lets it choose.
+    basis : {"auto", "pixel", "harmonic"}, default="auto"
+        What filters are made of. "pixel" is exact for quarter turns and mirrors; "harmonic", rings with waves around
+        them, can turn by any angle, to a few percent on pixels. "auto" is "pixel" where that is exact.
+    circular_mask : bool or "auto", default="auto"
+        Whether the images are cut to a disc, as their corners cannot turn by any angle. "auto" does where the group
+        has other elements than quarter turns and the mirrors in between.
+    augment : {"none", "continuous"}, default="none"
+        "continuous" turns the images of the final training by random angles, if the model is to look the same under
+        all rotations of the group, and mirrors them at random, if under mirrors too. The search, which is to find out
+        what the images look like, never does.
     image_shape : tuple of int or None, default=None
         (height, width), with the channels first or last if there are any: at the end that holds 1 to 4, else beside two
         equal sides, else at the smaller end. None reads rows as squares of one or three (last) channels, padded to the
@@ -292,8 +303,9 @@ class EquivariantNASRegressor(RegressorMixin, BaseEquivariantNAS):
     Parameters
     ----------
     group : str, default="D4"
-        The largest symmetry to consider. "C1", "C2" and "C4" hold rotations, "D1", "D2" and "D4" mirrors as well;
-        "D1(90)" is the left-right mirror, whose axis stands upright. All subgroups are searched.
+        The largest symmetry to consider. "C4" holds the four quarter turns, "D4" mirrors as well; in general, "C" and
+        "D" with the number of rotations, such as "C8" for multiples of 45 degrees. "D1(90)" is the left-right mirror,
+        whose axis stands upright. All subgroups are searched.
     search : {"evolutionary", "differentiable", "random", "none"} or search object, default="evolutionary"
         How to search; "none" keeps the whole group. An object such as ``EvolutionarySearch(n_generations=6)`` sets
         more.
@@ -301,6 +313,16 @@ class EquivariantNASRegressor(RegressorMixin, BaseEquivariantNAS):
         The shape of the network. "auto" suits the images, "paper" is 8 layers of 16 and 32 fields with kernel 5.
     width : int or None, default=None
         Channels of the first layers of an "auto" architecture (it is an error with another); None lets it choose.
+    basis : {"auto", "pixel", "harmonic"}, default="auto"
+        What filters are made of. "pixel" is exact for quarter turns and mirrors; "harmonic", rings with waves around
+        them, can turn by any angle, to a few percent on pixels. "auto" is "pixel" where that is exact.
+    circular_mask : bool or "auto", default="auto"
+        Whether the images are cut to a disc, as their corners cannot turn by any angle. "auto" does where the group
+        has other elements than quarter turns and the mirrors in between.
+    augment : {"none", "continuous"}, default="none"
+        "continuous" turns the images of the final training by random angles, if the model is to look the same under
+        all rotations of the group, and mirrors them at random, if under mirrors too. The search, which is to find out
+        what the images look like, never does.
     image_shape : tuple of int or None, default=None
         (height, width), with the channels first or last if there are any: at the end that holds 1 to 4, else beside two
         equal sides, else at the smaller end. None reads rows as squares of one or three (last) channels, padded to the

@@ -1,20 +1,21 @@
-r"""Spaces of equivariant kernels on the pixel grid: expand, relax and tighten.
+r"""Spaces of equivariant kernels: expand, relax and tighten.
 
 A feature map has one channel for each field ``c`` and each element ``g`` of the search group G (a *regular*
-type), or one for each field alone (*trivial*: an image, or the outputs of the head). The dense kernel K of a
+type), or one for each field alone (*trivial*: an image, or the outputs of the head). The kernel K of a
 convolution is equivariant to a subgroup H of G exactly when
 
-.. math:: K[(o, h g), (i, h g'), h x] = K[(o, g), (i, g'), x] \quad \text{for every } h \in H ,
+.. math:: K[(o, h g), (i, h g')] = h \cdot K[(o, g), (i, g')] \quad \text{for every } h \in H ,
 
-where h leaves a trivial index as it is. So H permutes the positions (g, g', x) of a kernel, K is constant on
-the orbits, and the free weights w are one number for each orbit (and each pair of fields o, i):
+where h moves a filter, and leaves a trivial index as it is. In the pixel basis it moves pixels; in the harmonic basis
+it turns pairs of coefficients, see `skequinas.bases`. The blocks (g, g') fall into orbits of ``|H|``, and one of each,
+its representative, can be anything: its coefficients are the free weights w.
 
-* **expand** is K = w[index], with the orbit of every position (a mixture sums several such in one gather);
-* **relax** reads the weights of H' <= H off K at one position of every orbit of H': no arithmetic, so
-  the kernel stays the same bit for bit;
-* **tighten** takes the mean of K over every orbit, which is the orthogonal projection.
+* **expand** gives every block of an orbit the representative's coefficients, moved: K = E w with a sparse matrix E;
+* **relax** reads the weights of H' <= H off K at its representatives: no arithmetic, so K stays the same (bit for
+  bit in the pixel basis, where E is an index table);
+* **tighten** takes the mean over every orbit, moved back: E transposed over ``|H|``, the orthogonal projection.
 
-All three need one small integer table for each (H, kernel size, types). It is computed once.
+All three need one small sparse matrix for each (H, basis, types). It is computed once.
 """
 
 from __future__ import annotations
@@ -26,98 +27,44 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.sparse import csr_array, hstack
 from torch import Tensor
 from torch.nn import functional as F
 
-from skequinas.groups import PointGroup, Subgroup
+from skequinas.bases import FilterBasis, filter_basis
+from skequinas.groups import Subgroup
 
-__all__ = [
-    "KernelSpace",
-    "OrbitTables",
-    "expand",
-    "kernel_space",
-    "orbit_tables",
-    "require_pixel_group",
-    "transform_images",
-]
-
-
-def require_pixel_group(group: PointGroup) -> PointGroup:
-    """Return the group, or say which groups the pixel grid can turn exactly."""
-    if not group.acts_on_pixels:
-        raise ValueError(
-            f"group={group.name!r} cannot turn the pixel grid exactly. Use 'C1', 'C2', 'C4', 'D1', 'D2' or 'D4'; "
-            "the mirror axis of 'D1' and 'D2' may be a multiple of 45 degrees, such as 'D1(90)'."
-        )
-    return group
-
-
-def _turns_and_flip(group: PointGroup, element: int) -> tuple[int, bool]:
-    """The quarter turns that follow a flip of the y axis (or no flip) and make up the element."""
-    mirror = group.is_mirror(element)
-    degrees = group.angle(element) * (2 if mirror else 1)
-    return int(degrees / 90) % 4, mirror
-
-
-def transform_images(images: Tensor, group: PointGroup, element: int) -> Tensor:
-    """Move square images by one element of a pixel group, without interpolation.
-
-    Parameters
-    ----------
-    images : Tensor of shape (..., size, size)
-        The rows run downwards, as in an image.
-    group : PointGroup
-        One whose elements map the pixel grid to itself.
-    element : int
-        The number of the element, as in ``group.elements``.
-
-    Returns
-    -------
-    Tensor of shape (..., size, size)
-    """
-    turns, flip = _turns_and_flip(require_pixel_group(group), element)
-    if flip:
-        images = images.flip(-2)
-    return images.rot90(turns, (-2, -1)) if turns else images
-
-
-def _pixel_permutation(group: PointGroup, element: int, size: int) -> NDArray[np.int64]:
-    """Where the element takes each pixel of a square grid, by flat index."""
-    turns, flip = _turns_and_flip(group, element)
-    grid = np.arange(size * size).reshape(size, size)
-    source = np.rot90(grid[::-1] if flip else grid, turns)
-    return np.argsort(source, axis=None)
+__all__ = ["KernelSpace", "OrbitTables", "expand", "kernel_space", "orbit_tables"]
 
 
 @dataclass(frozen=True)
 class KernelSpace:
-    """All kernels of one size between two feature types that are equivariant to a subgroup.
+    """All kernels in one filter basis between two feature types that are equivariant to a subgroup.
 
     Parameters
     ----------
     constraint : Subgroup
         The subgroup H of the search group G.
-    kernel_size : int
-        The side of the kernel, odd.
+    basis : FilterBasis
+        What a filter is made of. The space's *coefficients* are those of all filters: rows of a matrix, in the order
+        output element, input element, atom.
     regular_in, regular_out : bool, default=True
         Whether the input and output channels are indexed by the elements of G. At least one of them must be:
-        then H moves every position, and all of its orbits have ``|H|`` positions.
+        then H moves every block, and all of the orbits have ``|H|`` blocks.
     """
 
     constraint: Subgroup
-    kernel_size: int
+    basis: FilterBasis
     regular_in: bool = True
     regular_out: bool = True
 
     def __post_init__(self) -> None:
-        require_pixel_group(self.constraint.group)
-        if self.kernel_size < 1 or self.kernel_size % 2 == 0:
-            raise ValueError(f"kernel_size={self.kernel_size} must be odd, so that the kernel has a central pixel.")
+        self.basis.check_group(self.constraint.group)
         if not (self.regular_in or self.regular_out):
             raise ValueError("At least one of regular_in and regular_out must be True.")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return kernel_space, (self.constraint, self.kernel_size, self.regular_in, self.regular_out)
+        return KernelSpace, (self.constraint, self.basis, self.regular_in, self.regular_out)
 
     @property
     def multiplicity_in(self) -> int:
@@ -130,140 +77,189 @@ class KernelSpace:
         return self.constraint.group.order if self.regular_out else 1
 
     @property
-    def n_positions(self) -> int:
-        """The entries of a dense kernel for each pair of fields."""
-        return self.multiplicity_in * self.multiplicity_out * self.kernel_size**2
+    def n_coefficients(self) -> int:
+        """The coefficients of a kernel for each pair of fields."""
+        return self.multiplicity_in * self.multiplicity_out * self.basis.n_atoms
 
     @property
     def n_free(self) -> int:
         """The dimension of the space for each pair of fields."""
-        return self.n_positions // self.constraint.order
+        return self.n_coefficients // self.constraint.order
 
     @cached_property
-    def members(self) -> Tensor:
-        """The positions of every orbit, int32 of shape ``(n_free, |H|)``; the first stands for its orbit."""
-        with torch.inference_mode(False):  # it is shared by all networks of the process, whoever asks first
-            return torch.from_numpy(self._tables[0])
+    def representatives(self) -> NDArray[np.int64]:
+        """The coefficients that are the free weights, by number: those of the first block of every orbit."""
+        return _numbers(self._first_blocks, self.basis.n_atoms)
 
     @cached_property
-    def index(self) -> Tensor:
-        """The orbit of every position, int32 of shape (n_positions,)."""
-        with torch.inference_mode(False):
-            return torch.from_numpy(self._tables[1])
+    def matrix(self) -> csr_array:
+        """E, from free weights to coefficients: (n_coefficients, n_free), with orthogonal columns of length sqrt|H|."""
+        return csr_array(sum(self._moves(h, self._first_blocks) for h in self.constraint.elements))
+
+    def action(self, element: int) -> csr_array:
+        """The orthogonal matrix by which an element of G moves the coefficients of any kernel."""
+        return self._moves(element, np.arange(self.multiplicity_in * self.multiplicity_out))
 
     @cached_property
-    def moves(self) -> NDArray[np.int32]:
-        """Where each element of H takes every position, int32 of shape ``(|H|, n_positions)``."""
-        group, size = self.constraint.group, self.kernel_size
-        g_out, g_in, x = np.ogrid[: self.multiplicity_out, : self.multiplicity_in, : size**2]
-        moved = []
-        for h in self.constraint.elements:
-            to_out = group.table[h] if self.regular_out else np.zeros(1, dtype=np.int64)
-            to_in = group.table[h] if self.regular_in else np.zeros(1, dtype=np.int64)
-            to_x = _pixel_permutation(group, h, size)
-            moved.append(((to_out[g_out] * self.multiplicity_in + to_in[g_in]) * size**2 + to_x[x]).ravel())
-        return np.stack(moved).astype(np.int32)
+    def _first_blocks(self) -> NDArray[np.int64]:
+        """The first block of every orbit."""
+        moved = np.stack([self._moved(h) for h in self.constraint.elements])
+        return np.flatnonzero(moved.min(0) == np.arange(moved.shape[1]))
 
-    @cached_property
-    def _tables(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        images = self.moves
-        representatives, index = np.unique(images.min(axis=0), return_inverse=True)
-        return (np.ascontiguousarray(images[:, representatives].T).astype(np.int32), index.astype(np.int32))
+    def _moves(self, element: int, blocks: NDArray[np.int64]) -> csr_array:
+        """Where an element takes some of the blocks: the columns of its action that belong to them."""
+        own = self.basis.action(self.constraint.group, element).tocoo()
+        rows = self._moved(element)[blocks, None] * self.basis.n_atoms + own.row
+        columns = np.arange(len(blocks))[:, None] * self.basis.n_atoms + own.col
+        values = np.broadcast_to(own.data, rows.shape)
+        shape = (self.n_coefficients, len(blocks) * self.basis.n_atoms)
+        return csr_array((values.ravel(), (rows.ravel(), columns.ravel())), shape=shape)
+
+    def _moved(self, element: int) -> NDArray[np.int64]:
+        """Where an element takes each block (output element, input element)."""
+        own = self.constraint.group.table[element]
+        to_out, to_in = (own if regular else np.zeros(1, np.int64) for regular in (self.regular_out, self.regular_in))
+        places: NDArray[np.int64] = (to_out[:, None] * self.multiplicity_in + to_in).ravel()
+        return places
 
     def expand(self, weights: Tensor) -> Tensor:
-        """The dense kernel of free weights (n_free, out, in)."""
-        return self.fold(expand(weights, *(table.to(weights.device) for table in orbit_tables((self,)))))
+        """The coefficients, (n_coefficients, out, in), of free weights (n_free, out, in)."""
+        return expand(weights, *orbit_tables((self,)).to(weights.device))
 
-    def relax(self, kernel: Tensor) -> Tensor:
-        """The free weights of a dense kernel that is in this space already, without arithmetic."""
-        return self.unfold(kernel).index_select(0, self.members[:, 0].to(kernel.device))
+    def relax(self, coefficients: Tensor) -> Tensor:
+        """The free weights of coefficients that are in this space already, without arithmetic."""
+        return coefficients[torch.from_numpy(self.representatives).to(coefficients.device)]
 
-    def tighten(self, kernel: Tensor) -> Tensor:
-        """The free weights of the nearest kernel in this space: the mean over every orbit."""
-        members = self.members.to(kernel.device)
-        rows = self.unfold(kernel).index_select(0, members.flatten())
-        means: Tensor = rows.unflatten(0, members.shape).mean(1)
-        return means
+    def tighten(self, coefficients: Tensor) -> Tensor:
+        """The free weights of the nearest kernel in this space: the mean over every orbit, moved back."""
+        back = orbit_tables((self,)).transposed().to(coefficients.device)
+        return _gather(coefficients, back) / self.constraint.order
 
-    def fold(self, rows: Tensor) -> Tensor:
-        """From (n_positions, out, in) to a kernel ``(out * |G|, in * |G|, size, size)``.
+    def sample(self, coefficients: Tensor) -> Tensor:
+        """From coefficients (n_coefficients, out, in) to a kernel ``(out * |G|, in * |G|, size, size)``.
 
         Its memory format is channels-last: a convolution follows that of its kernel, and this is the faster one.
         """
-        n_out, n_in = rows.shape[1:]
-        size, m_out, m_in = self.kernel_size, self.multiplicity_out, self.multiplicity_in
+        n_out, n_in = coefficients.shape[1:]
+        size, m_out, m_in = self.basis.kernel_size, self.multiplicity_out, self.multiplicity_in
+        rows = coefficients
+        if self.basis.atoms is not None:
+            atoms = _atoms(self.basis, rows.dtype, rows.device)
+            rows = atoms.T @ rows.reshape(m_out * m_in, self.basis.n_atoms, n_out * n_in)
         kernel = rows.reshape(m_out, m_in, size, size, n_out, n_in).permute(4, 0, 2, 3, 5, 1)
         return kernel.reshape(n_out * m_out, size, size, n_in * m_in).permute(0, 3, 1, 2)
 
-    def unfold(self, kernel: Tensor) -> Tensor:
-        """The inverse of ``fold``."""
-        size, m_out, m_in = self.kernel_size, self.multiplicity_out, self.multiplicity_in
+    def coefficients(self, kernel: Tensor) -> Tensor:
+        """The inverse of `sample`: the coefficients whose atoms come nearest to a kernel."""
+        size, m_out, m_in = self.basis.kernel_size, self.multiplicity_out, self.multiplicity_in
         n_out, n_in = kernel.shape[0] // m_out, kernel.shape[1] // m_in
         rows = kernel.reshape(n_out, m_out, n_in, m_in, size, size).permute(1, 3, 4, 5, 0, 2)
-        return rows.reshape(self.n_positions, n_out, n_in)
+        if self.basis.atoms is not None:
+            inverse = torch.from_numpy(np.linalg.pinv(self.basis.atoms).T.copy()).to(kernel)
+            rows = inverse @ rows.reshape(m_out * m_in, size * size, n_out * n_in)
+        return rows.reshape(self.n_coefficients, n_out, n_in)
+
+
+def _numbers(blocks: NDArray[np.int64], n_atoms: int) -> NDArray[np.int64]:
+    """The numbers of the coefficients in some blocks."""
+    numbers: NDArray[np.int64] = (blocks[:, None] * n_atoms + np.arange(n_atoms)).ravel()
+    return numbers
 
 
 @cache
 def kernel_space(
-    constraint: Subgroup, kernel_size: int, regular_in: bool = True, regular_out: bool = True
+    constraint: Subgroup, kernel_size: int, regular_in: bool = True, regular_out: bool = True, basis: str = "pixel"
 ) -> KernelSpace:
-    """The kernel space with its tables, made once in a process."""
-    return KernelSpace(constraint, kernel_size, regular_in, regular_out)
+    """The kernel space in the basis of that name with its tables, made once in a process."""
+    return KernelSpace(constraint, filter_basis(basis, kernel_size), regular_in, regular_out)
+
+
+@cache
+def _atoms(basis: FilterBasis, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """How the atoms look, (n_atoms, pixels), made once for a type and a device."""
+    with torch.inference_mode(False):  # it is shared by all networks of the process, whoever asks first
+        return torch.tensor(basis.atoms, dtype=dtype, device=device)
 
 
 class OrbitTables(NamedTuple):
-    """How one or several kernel spaces make up one kernel, as index tables for both directions.
+    """How the free weights of one or several kernel spaces make up the coefficients of one kernel, in both directions.
 
-    The free weights of the spaces lie in one tensor, one space after the other.
+    These are the rows of the sparse matrix (E_1, E_2, ...), and of its transpose. The free weights of the spaces lie in
+    one tensor, one space after the other.
 
     Parameters
     ----------
     orbits : Tensor
-        int32 of shape (n_positions, n_spaces): for every position its orbits, one of each space.
+        int32: the free weights of every coefficient, one coefficient after the other.
+    orbit_starts : Tensor
+        int32 of shape (n_coefficients,): where each coefficient begins in ``orbits``.
     members : Tensor
-        int32 of shape (n_positions * n_spaces,): the positions of all orbits, one orbit after the other.
-    starts : Tensor
-        int32 of shape (sum of n_free,): where each orbit begins in ``members``.
+        int32: the coefficients of every free weight, one free weight after the other.
+    member_starts : Tensor
+        int32 of shape (sum of n_free,): where each free weight begins in ``members``.
+    orbit_factors, member_factors : Tensor or None
+        float64: by what each of ``orbits`` and ``members`` is multiplied; None where that is one.
     """
 
     orbits: Tensor
+    orbit_starts: Tensor
     members: Tensor
-    starts: Tensor
+    member_starts: Tensor
+    orbit_factors: Tensor | None
+    member_factors: Tensor | None
+
+    def to(self, device: torch.device) -> OrbitTables:
+        """The tables on a device."""
+        return OrbitTables(*(None if table is None else table.to(device) for table in self))  # type: ignore[arg-type]
+
+    def transposed(self) -> OrbitTables:
+        """The tables of the transposed matrix."""
+        orbits, orbit_starts, members, member_starts, orbit_factors, member_factors = self
+        return OrbitTables(members, member_starts, orbits, orbit_starts, member_factors, orbit_factors)
 
 
 @cache
 def orbit_tables(spaces: tuple[KernelSpace, ...]) -> OrbitTables:
     """The tables of a sum of kernel spaces, made once in a process."""
-    sizes = np.array([space.n_free for space in spaces])
-    orders = np.array([space.constraint.order for space in spaces])
-    orbits = np.stack([space.index.numpy() for space in spaces], axis=1) + (sizes.cumsum() - sizes)
-    lengths = np.repeat(orders, sizes)
-    tables = orbits, np.concatenate([space.members.numpy().ravel() for space in spaces]), lengths.cumsum() - lengths
+    matrix = csr_array(hstack([space.matrix for space in spaces], format="csr"))
+    matrix.sort_indices()
+    back = csr_array(matrix.T.tocsr())
+    back.sort_indices()
     with torch.inference_mode(False):  # it is shared by all networks of the process, whoever asks first
-        return OrbitTables(*(torch.from_numpy(table.astype(np.int32)) for table in tables))
+        orbits, orbit_starts, members, member_starts = (
+            torch.from_numpy(table.astype(np.int32))
+            for own in (matrix, back)
+            for table in (own.indices, own.indptr[:-1])
+        )
+        factors = [None if (own.data == 1).all() else torch.from_numpy(own.data) for own in (matrix, back)]
+        return OrbitTables(orbits, orbit_starts, members, member_starts, *factors)
+
+
+def _gather(rows: Tensor, tables: OrbitTables) -> Tensor:
+    """Sum rows by the sparse matrix: one fused gather."""
+    factors = None if tables.orbit_factors is None else tables.orbit_factors.to(rows.dtype)
+    flat = rows.flatten(1).contiguous()
+    sums: Tensor = F.embedding_bag(tables.orbits, flat, tables.orbit_starts, mode="sum", per_sample_weights=factors)
+    return sums.reshape(len(sums), *rows.shape[1:])
 
 
 class _Expand(torch.autograd.Function):
     """Gather and sum rows by orbit. The backward pass gathers too, so it is deterministic on every device."""
 
     @staticmethod
-    def forward(ctx: Any, weights: Tensor, orbits: Tensor, members: Tensor, starts: Tensor) -> Tensor:
-        ctx.save_for_backward(members, starts)
-        ctx.shape = weights.shape
-        rows: Tensor = F.embedding_bag(orbits, weights.flatten(1), mode="sum")
-        return rows.reshape(len(rows), *weights.shape[1:])
+    def forward(ctx: Any, weights: Tensor, *tables: Tensor | None) -> Tensor:
+        ctx.save_for_backward(*tables)
+        return _gather(weights, OrbitTables(*tables))  # type: ignore[arg-type]
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        members, starts = ctx.saved_tensors
-        rows = grad.flatten(1).contiguous()
-        return F.embedding_bag(members, rows, starts, mode="sum").reshape(ctx.shape), None, None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return _gather(grad, OrbitTables(*ctx.saved_tensors).transposed()), *(None,) * 6
 
 
-def expand(weights: Tensor, orbits: Tensor, members: Tensor, starts: Tensor) -> Tensor:
-    """Give every position the sum of the weights of its orbits: (sum of n_free, ...) to (n_positions, ...).
+def expand(weights: Tensor, *tables: Tensor | None) -> Tensor:
+    """The coefficients that free weights make up: (sum of n_free, ...) to (n_coefficients, ...).
 
     One fused gather, whatever the number of spaces. The tables are those of `orbit_tables`.
     """
-    rows: Tensor = _Expand.apply(weights, orbits, members, starts)
+    rows: Tensor = _Expand.apply(weights, *tables)
     return rows

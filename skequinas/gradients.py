@@ -1,9 +1,9 @@
 """What the gradients of held-out images say about relaxing a network's layers, before any is relaxed.
 
 The equivariance relaxation morphism keeps the function, so the gradient of the loss with respect to the *dense*
-kernels, those of the network relaxed to C1, holds the first-order gain of every possible relaxation at once. Its part
-in the kernel space of a subgroup, orthogonal to that of the layer's own constraint, is what relaxing the layer could
-use. Rao's score test asks whether it is more than the noise from one mini-batch to another.
+kernels (their coefficients in the network relaxed to C1) holds the first-order gain of every possible relaxation at
+once. Its part in the kernel space of a subgroup, orthogonal to that of the layer's own constraint, is what relaxing the
+layer could use. Rao's score test asks whether it is more than the noise from one mini-batch to another.
 """
 
 from __future__ import annotations
@@ -11,22 +11,25 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.sparse import sparray
 from torch import Tensor
 
-from skequinas.filters import kernel_space
 from skequinas.groups import Subgroup
 from skequinas.layers import EquivariantConv2d
 from skequinas.networks import EquivariantNetwork, inherit
 from skequinas.training import DataPart
 
-__all__ = ["relaxation_p_values", "score_gradients", "share_as_large", "unit_gradients"]
+__all__ = ["apply", "relaxation_p_values", "score_gradients", "share_as_large", "unit_gradients"]
 
 _BATCHES = 32
 _SIGNS = 999
 
 
 def score_gradients(network: EquivariantNetwork, data: DataPart, n_batches: int) -> list[NDArray[np.float64]]:
-    """For each layer the gradient of every mini-batch by the dense kernel: (n_batches, positions, out * in fields)."""
+    """For each layer the gradient of every mini-batch by the coefficients of its kernel, free of any constraint.
+
+    It has the shape (n_batches, n_coefficients, out * in fields).
+    """
     trivial = network.architecture.group.trivial
     dense = inherit(network, network.architecture.with_constraints((trivial,) * network.architecture.n_layers)).eval()
     weights = [layer.weights.weight for layer in dense.convolutions]
@@ -81,10 +84,17 @@ def relaxation_p_values(
 
 def _gram(gradients: NDArray[np.float64], layer: EquivariantConv2d, subgroup: Subgroup) -> NDArray[np.float64]:
     """Inner products of the parts of dense gradients that lie in the kernel space of a subgroup."""
-    members = kernel_space(subgroup, layer.kernel_size, layer.regular_in, layer.regular_out).members.numpy()
-    means = gradients[:, members].mean(2).reshape(len(gradients), -1)
-    products: NDArray[np.float64] = members.shape[1] * means @ means.T
+    sums = apply(layer.space(subgroup).matrix.T, gradients).reshape(len(gradients), -1)
+    products: NDArray[np.float64] = sums @ sums.T / subgroup.order
     return products
+
+
+def apply(matrix: sparray, gradients: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A matrix times the coefficients of every mini-batch's gradient: (n_batches, rows of the matrix, ...)."""
+    columns = gradients.swapaxes(0, 1)
+    product = matrix @ columns.reshape(len(columns), -1)
+    moved: NDArray[np.float64] = product.reshape(-1, *columns.shape[1:]).swapaxes(0, 1)
+    return moved
 
 
 def share_as_large(values: NDArray[np.float64]) -> float:

@@ -139,8 +139,12 @@ class PointGroup:
 
     def matrix(self, element: int) -> NDArray[np.float64]:
         """The 2x2 orthogonal matrix by which the element acts on (x, y)."""
+        return self.harmonic(element, 1)
+
+    def harmonic(self, element: int, frequency: int) -> NDArray[np.float64]:
+        """The 2x2 matrix by which the element acts on the coefficients of cos(frequency * angle) and the sine."""
         mirror = self.is_mirror(element)
-        c, s = _cos_sin(self.angle(element) * (2 if mirror else 1))
+        c, s = _cos_sin(frequency * self.angle(element) * (2 if mirror else 1))
         return np.array([[c, s], [s, -c]] if mirror else [[c, -s], [s, c]])
 
     @property
@@ -314,10 +318,14 @@ class Subgroup:
         return tuple(cosets)
 
 
-def parse_group(group: str | PointGroup | Subgroup) -> PointGroup:
-    """A point group from its name, or from a value that already is one."""
+def parse_group(group: Any) -> PointGroup:
+    """A point group from its name, from a value that already is one, or from a group or gspace of escnn."""
     if isinstance(group, Subgroup):
         return group.as_group
+    if type(group).__module__.startswith("escnn."):
+        from skequinas.interop.escnn import point_group
+
+        return point_group(group)
     return group if isinstance(group, PointGroup) else PointGroup.from_name(group)
 
 

@@ -8,25 +8,30 @@ the group, a hidden layer takes fields to fields, and the *head* takes the spati
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from skequinas.filters import KernelSpace, expand, kernel_space, orbit_tables
+from skequinas.filters import KernelSpace, OrbitTables, expand, kernel_space, orbit_tables
 from skequinas.groups import PointGroup, Subgroup
+from skequinas.moves import circular_mask
 
-__all__ = ["EquivariantConv2d", "GroupConv2d", "MixedGroupConv2d", "OrbitBatchNorm2d", "SymmetricAvgPool2d"]
+__all__ = [
+    "CircularMask",
+    "EquivariantConv2d",
+    "GroupConv2d",
+    "MixedGroupConv2d",
+    "OrbitBatchNorm2d",
+    "SymmetricAvgPool2d",
+]
 
 
 class _OrbitWeights(nn.Module):
     """Free weights of one or several kernel spaces, with the tables that follow the module to its device."""
 
-    orbits: Tensor
-    members: Tensor
-    starts: Tensor
     owner: Tensor
 
     def __init__(self, spaces: Sequence[KernelSpace], in_fields: int, out_fields: int) -> None:
@@ -36,8 +41,22 @@ class _OrbitWeights(nn.Module):
         self.weight = nn.Parameter(torch.zeros(int(sizes.sum()), out_fields, in_fields, dtype=torch.float32))
         for name, table in orbit_tables(self.spaces)._asdict().items():
             self.register_buffer(name, table, persistent=False)
+        self._round_factors()
         owner = torch.eye(len(sizes), dtype=torch.float32).repeat_interleave(sizes, dim=0)
         self.register_buffer("owner", owner, persistent=False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)
+        self._round_factors()
+        return self
+
+    def _round_factors(self) -> None:
+        """Give the factors the type of the weights, from the exact ones: after float32, float64 is float64 again."""
+        tables = orbit_tables(self.spaces)
+        for name in ("orbit_factors", "member_factors"):
+            exact = getattr(tables, name)
+            if exact is not None:
+                setattr(self, name, exact.to(self.weight))
 
     def parts(self) -> tuple[Tensor, ...]:
         """Views of the weights of each space, of shape (n_free, out_fields, in_fields)."""
@@ -48,9 +67,9 @@ class _OrbitWeights(nn.Module):
         return (self.weight.flatten(1).square().sum(1) @ self.owner).sqrt()
 
     def forward(self, scales: Tensor | None = None) -> Tensor:
-        """The sum of the spaces' kernels, scaled each: one row for each position, (n_positions, out, in)."""
+        """The sum of the spaces' kernels, scaled each: their coefficients, (n_coefficients, out, in)."""
         weight = self.weight if scales is None else self.weight * (self.owner @ scales).reshape(-1, 1, 1)
-        return expand(weight, self.orbits, self.members, self.starts)
+        return expand(weight, *(getattr(self, name) for name in OrbitTables._fields))
 
 
 class EquivariantConv2d(nn.Module):
@@ -70,6 +89,7 @@ class EquivariantConv2d(nn.Module):
         regular_in: bool = True,
         regular_out: bool = True,
         bias: bool = True,
+        basis: str = "pixel",
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -77,10 +97,10 @@ class EquivariantConv2d(nn.Module):
         if not self.constraints:
             raise ValueError("constraints is empty: a convolution needs at least one subgroup.")
         self.in_fields, self.out_fields, self.kernel_size = in_fields, out_fields, kernel_size
-        self.regular_in, self.regular_out = regular_in, regular_out
-        spaces = [kernel_space(h, kernel_size, regular_in, regular_out) for h in self.constraints]
-        self.weights = _OrbitWeights(spaces, in_fields, out_fields)
-        fan_in = in_fields * spaces[0].multiplicity_in * kernel_size**2
+        self.regular_in, self.regular_out, self.basis = regular_in, regular_out, basis
+        self.weights = _OrbitWeights([self.space(h) for h in self.constraints], in_fields, out_fields)
+        space = self.weights.spaces[0]
+        fan_in = in_fields * space.multiplicity_in * space.basis.n_atoms
         gain = 2.0 if regular_out else 1.0  # a rectifier follows, or the loss
         with torch.no_grad():
             for part in self.weights.parts():
@@ -90,14 +110,18 @@ class EquivariantConv2d(nn.Module):
             self.biases = _OrbitWeights([kernel_space(h, 1, False, True) for h in self.constraints], 1, out_fields)
         self.output_bias = nn.Parameter(torch.zeros(out_fields)) if bias and not regular_out else None
 
-    @property
-    def space(self) -> KernelSpace:
-        """The kernel space of the first constraint."""
-        return kernel_space(self.constraints[0], self.kernel_size, self.regular_in, self.regular_out)
+    def space(self, constraint: Subgroup) -> KernelSpace:
+        """The space of this layer's kernels that are equivariant to a subgroup."""
+        return kernel_space(constraint, self.kernel_size, self.regular_in, self.regular_out, self.basis)
+
+    def coefficients(self) -> Tensor:
+        """The kernel in its filter basis: (n_coefficients, out fields, in fields)."""
+        rows: Tensor = self.weights(self._scales(self.weights))
+        return rows
 
     def kernel(self) -> Tensor:
         """The dense kernel, of shape (out channels, in channels, kernel_size, kernel_size)."""
-        return self.space.fold(self.weights(self._scales(self.weights)))
+        return self.weights.spaces[0].sample(self.coefficients())
 
     def offset(self) -> Tensor | None:
         """The dense bias, of shape (out channels,), or None."""
@@ -137,6 +161,8 @@ class GroupConv2d(EquivariantConv2d):
         False for an image as the input (the lifting layer), or for the outputs of the head.
     bias : bool, default=True
         One bias for each orbit of output channels.
+    basis : {"pixel", "harmonic"}, default="pixel"
+        What a filter is made of, see `skequinas.bases`.
     generator : torch.Generator, optional
         Draws the initial weights.
 
@@ -169,25 +195,28 @@ class GroupConv2d(EquivariantConv2d):
         the parent's kernel is projected.
         """
         shape, own = (
-            (c.constraints[0].group, c.in_fields, c.out_fields, c.kernel_size, c.regular_in, c.regular_out)
+            (c.constraints[0].group, c.in_fields, c.out_fields, c.kernel_size, c.regular_in, c.regular_out, c.basis)
             for c in (parent, self)
         )
         if shape != own:
             raise ValueError(f"{self} cannot take over the weights of {parent}: different groups or another shape.")
         relaxes = len(parent.constraints) == 1 and self.constraint <= parent.constraints[0]
 
-        def read(own: _OrbitWeights, kernel: Tensor) -> None:
+        def read(own: _OrbitWeights, coefficients: Tensor) -> None:
             (space,) = own.spaces
-            own.weight.copy_(space.relax(kernel) if relaxes else space.tighten(kernel))
+            own.weight.copy_(space.relax(coefficients) if relaxes else space.tighten(coefficients))
 
-        read(self.weights, parent.kernel())
-        offset = parent.offset()
-        if offset is None:
-            offset = torch.zeros_like(parent.kernel()[:, 0, 0, 0])
+        read(self.weights, parent.coefficients())
         if self.biases is not None:
-            read(self.biases, offset.reshape(-1, 1, 1, 1))
+            if parent.biases is None:
+                nn.init.zeros_(self.biases.weight)
+            else:
+                read(self.biases, parent.biases(parent._scales(parent.biases)))
         elif self.output_bias is not None:
-            self.output_bias.copy_(offset)
+            if parent.output_bias is None:
+                nn.init.zeros_(self.output_bias)
+            else:
+                self.output_bias.copy_(parent.output_bias)
 
 
 class MixedGroupConv2d(EquivariantConv2d):
@@ -202,7 +231,7 @@ class MixedGroupConv2d(EquivariantConv2d):
     ----------
     constraints : sequence of Subgroup
         The subgroups to mix, the favoured one first.
-    in_fields, out_fields, kernel_size, regular_in, regular_out, bias, generator
+    in_fields, out_fields, kernel_size, regular_in, regular_out, bias, basis, generator
         As in `GroupConv2d`.
     favour : float, default=2.0
         How far the first logit starts above the others, which start at ``-favour``.
@@ -311,6 +340,26 @@ class _OrbitBatchNorm(torch.autograd.Function):
         slope, shift = factors * precision
         grad_x += F.batch_norm(x, mean, precision.pow(-2), slope, shift, eps=0.0)
         return grad_x, *field_sums.squeeze(2).unbind(), None, None
+
+
+class CircularMask(nn.Module):
+    """Cut square maps to a disc, which looks the same however it is turned.
+
+    Parameters
+    ----------
+    size : int
+        The side of the maps.
+    """
+
+    mask: Tensor
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.register_buffer("mask", circular_mask(size), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, channels, size, size) to the same, 0 outside of the disc."""
+        return x * self.mask
 
 
 class SymmetricAvgPool2d(nn.Module):

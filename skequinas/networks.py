@@ -15,7 +15,14 @@ from torch.nn import functional as F
 
 from skequinas.architecture import Architecture
 from skequinas.groups import PointGroup, Subgroup
-from skequinas.layers import EquivariantConv2d, GroupConv2d, MixedGroupConv2d, OrbitBatchNorm2d, SymmetricAvgPool2d
+from skequinas.layers import (
+    CircularMask,
+    EquivariantConv2d,
+    GroupConv2d,
+    MixedGroupConv2d,
+    OrbitBatchNorm2d,
+    SymmetricAvgPool2d,
+)
 
 __all__ = ["EquivariantNetwork", "inherit", "relax"]
 
@@ -143,6 +150,7 @@ class EquivariantNetwork(nn.Module):
         super().__init__()
         self.architecture = architecture
         convs = [_conv(architecture, i, generator) for i in range(architecture.n_layers)]
+        self.mask = CircularMask(architecture.image_size) if architecture.circular_mask else nn.Identity()
         self.blocks = nn.ModuleList(
             _Block(conv, architecture.group, pool) for conv, pool in zip(convs[:-1], architecture.pools, strict=True)
         )
@@ -156,6 +164,7 @@ class EquivariantNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, in_channels, image_size, image_size) to (batch, n_outputs)."""
+        x = self.mask(x)
         for block in self.blocks:
             x = block(x)
         y: Tensor = self.head(x)
@@ -173,8 +182,8 @@ class EquivariantNetwork(nn.Module):
     @torch.no_grad()
     def to_plain(self) -> nn.Sequential:
         """The same function in eval mode as a stack of plain torch layers, with batch norm folded in."""
-        stack: list[nn.Module] = []
         size = self.architecture.image_size
+        stack: list[nn.Module] = [CircularMask(size)] if self.architecture.circular_mask else []
         for block, pool in zip(self.blocks, self.architecture.pools, strict=True):
             assert isinstance(block, _Block)
             stack += [block.folded(), nn.ReLU()]

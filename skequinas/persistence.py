@@ -15,7 +15,7 @@ from skequinas._base import BaseEquivariantNAS
 from skequinas._files import array_from_json, array_to_json, read_file, write_file
 from skequinas.architecture import Architecture
 from skequinas.estimators import EquivariantNASClassifier, EquivariantNASRegressor
-from skequinas.groups import PointGroup, Subgroup
+from skequinas.groups import PointGroup, Subgroup, parse_group
 from skequinas.images import Preprocessing, as_images
 from skequinas.networks import EquivariantNetwork
 from skequinas.search import Search
@@ -170,8 +170,8 @@ def _encode(name: str, value: Any) -> Any:
     if name == "callback":
         warnings.warn("callback is a function, which a file cannot hold: the loaded model has none.", stacklevel=4)
         return None
-    if isinstance(value, PointGroup):
-        return {"group": value.name}
+    if isinstance(value, PointGroup) or (name == "group" and not isinstance(value, Subgroup)):
+        return {"group": parse_group(value).name}
     if isinstance(value, Subgroup):
         return {"group": value.group.name, "subgroup": value.name}
     if isinstance(value, Search) and type(value).__name__ in _SEARCHES:

@@ -24,8 +24,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from skequinas._base import BaseEquivariantNAS
-from skequinas.filters import kernel_space, require_pixel_group
-from skequinas.gradients import score_gradients, share_as_large, unit_gradients
+from skequinas.gradients import apply, score_gradients, share_as_large, unit_gradients
 from skequinas.groups import PointGroup, Subgroup, parse_group
 from skequinas.layers import EquivariantConv2d
 from skequinas.networks import EquivariantNetwork
@@ -174,7 +173,7 @@ def symmetry_evidence(
     True
     """
     check_is_fitted(model)
-    moves = require_pixel_group(parse_group(group))
+    moves = parse_group(group)
     with fitting_state():
         data = model._held_out(X, y)
         seed = int(check_random_state(random_state).randint(np.iinfo(np.int32).max))
@@ -191,7 +190,7 @@ def _score_test(
             "larger group."
         )
     grams = {
-        name: _gram(unit_gradients(gradients), kernel_space(symmetry, *_shape(layer)).moves)
+        name: _gram(unit_gradients(gradients), layer, symmetry)
         for name, layer, gradients in zip(
             names, network.convolutions, score_gradients(network, data, n_batches), strict=True
         )
@@ -225,14 +224,11 @@ def _score_test(
     return ScoreTest(symmetry.name, p_values, gains, gain_p_values, len(data), n_batches)
 
 
-def _shape(layer: EquivariantConv2d) -> tuple[int, bool, bool]:
-    return layer.kernel_size, layer.regular_in, layer.regular_out
-
-
-def _gram(gradients: NDArray[np.float64], moves: NDArray[np.int32]) -> NDArray[np.float64]:
+def _gram(gradients: NDArray[np.float64], layer: EquivariantConv2d, symmetry: Subgroup) -> NDArray[np.float64]:
     """Inner products of each mini-batch's gradient with every other that is moved: (order, n_batches, n_batches)."""
-    flat = gradients.reshape(len(gradients), -1)
-    return np.stack([gradients[:, move].reshape(len(gradients), -1) @ flat.T for move in moves])
+    space, flat = layer.space(symmetry), gradients.reshape(len(gradients), -1)
+    back = (apply(space.action(h).T, gradients) for h in symmetry.elements)
+    return np.stack([moved.reshape(flat.shape) @ flat.T for moved in back])
 
 
 def _energies(

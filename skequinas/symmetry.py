@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from skequinas.filters import kernel_space, transform_images
 from skequinas.groups import PointGroup, Subgroup
+from skequinas.moves import transform_images
 from skequinas.networks import EquivariantNetwork
 from skequinas.search.evidence import UNINFORMED, Evidence, indistinct, level_band
 
@@ -424,14 +424,14 @@ def layer_distances(network: EquivariantNetwork) -> dict[str, dict[str, float]]:
     """For each layer the distance of its kernel to every larger group's kernels, relative to its length."""
     distances: dict[str, dict[str, float]] = {}
     for name, layer in zip(network.architecture.layer_names, network.convolutions, strict=True):
-        kernel = layer.kernel().detach().double()
-        length = float(kernel.norm())
+        own_coefficients = layer.coefficients().double()
+        length = float(own_coefficients.norm())
         own = next(k for k in layer.constraints[0].group.subgroups if all(k <= h for h in layer.constraints))
         distances[name] = {}
         for h in own.group.subgroups:
             if own < h:
-                space = kernel_space(h, layer.kernel_size, layer.regular_in, layer.regular_out)
-                rest = float((kernel - space.expand(space.tighten(kernel))).norm())
+                space = layer.space(h)
+                rest = float((own_coefficients - space.expand(space.tighten(own_coefficients))).norm())
                 distances[name][h.name] = rest / length if length else 0.0
     return distances
 

@@ -173,6 +173,7 @@ def train(
     validation: DataPart | None = None,
     patience: int | None = None,
     alpha_data: DataPart | None = None,
+    augmentation: Callable[[Tensor], Tensor] | None = None,
     on_step: Callable[[], bool | None] | None = None,
     on_epoch: Callable[[dict[str, float]], bool | None] | None = None,
 ) -> list[dict[str, float]]:
@@ -194,6 +195,8 @@ def train(
         Stop after so many epochs without a better validation loss.
     alpha_data : DataPart, optional
         Held-out data for the logits of mixed layers, in steps of their own. Without it they stay as they are.
+    augmentation : callable, optional
+        From the inputs of a mini-batch to those that the network is trained on.
     on_step : callable, optional
         Called after each step; when it returns True, the training ends there.
     on_epoch : callable, optional
@@ -217,6 +220,8 @@ def train(
     last = n_steps(len(data), epochs, settings.batch_size)
     schedule = _schedule(optimizer, settings, last)
     batches = _endless(data, settings.batch_size, seed)
+    if augmentation is not None:
+        batches = (batch._replace(inputs=augmentation(batch.inputs)) for batch in batches)
     alpha_step = None
     if alphas and alpha_data is not None:
         alpha_step = _AlphaStep(network, alphas, alpha_data, settings, seed)

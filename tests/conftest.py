@@ -13,8 +13,8 @@ import torch
 from hypothesis import settings
 from torch import Tensor
 
-from skequinas.filters import transform_images
 from skequinas.groups import PointGroup, Subgroup
+from skequinas.moves import transform_images
 
 settings.register_profile("laws", deadline=None, max_examples=40, derandomize=True, database=None)
 settings.load_profile("laws")

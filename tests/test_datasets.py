@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from skequinas.datasets import make_planted_symmetry
-from skequinas.filters import transform_images
 from skequinas.groups import PointGroup, Subgroup
+from skequinas.moves import transform_images
 
 RNG = np.random.default_rng(0)
 IMAGES = np.repeat(RNG.integers(0, 256, (3, 5, 5), dtype=np.uint8), 200, axis=0)  # three images, many times each
@@ -95,7 +95,7 @@ def test_the_random_state_fixes_the_task() -> None:
         ({"images": IMAGES[0]}, r"images has shape \(5, 5\)"),
         ({"images": IMAGES[:, :4]}, r"images has shape \(600, 4, 5\)"),
         ({"y": CLASSES[:5]}, r"y has shape \(5,\), but there are 600 images"),
-        ({"group": "C8"}, "cannot turn the pixel grid"),
+        ({"group": "C8", "subgroup": "C3"}, "is not a subgroup of C8"),
         ({"subgroup": "D4"}, "one coset.*Give y"),
         ({"subgroup": "C3"}, "C3"),
         ({"subgroup": PointGroup.from_name("C4").whole}, "not a subgroup of group='D4'"),

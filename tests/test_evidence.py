@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from skequinas.architecture import Architecture
-from skequinas.filters import transform_images
 from skequinas.groups import PointGroup
 from skequinas.images import Preprocessing
+from skequinas.moves import transform_images
 from skequinas.networks import EquivariantNetwork
 from skequinas.search.evidence import Evidence, gather_evidence, indistinct, largest_accepted, orbit_test
 from skequinas.training import CLASSIFICATION, REGRESSION, DataPart, DivergenceError, Objective

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from skequinas.architecture import Architecture
-from skequinas.filters import kernel_space, transform_images
 from skequinas.gradients import _gram, relaxation_p_values, unit_gradients
 from skequinas.groups import PointGroup
+from skequinas.moves import transform_images
 from skequinas.networks import EquivariantNetwork
 from skequinas.training import CLASSIFICATION, DataPart, TrainingSettings, train
 
@@ -33,10 +33,11 @@ def test_inner_products_are_those_of_the_projections(name: str) -> None:
     """Against the projection as a mean over all moves."""
     network = network_of("D4", "D4", "D4")
     for layer in network.convolutions:
-        space = kernel_space(D4.subgroup(name), layer.kernel_size, layer.regular_in, layer.regular_out)
-        shape = (5, space.n_positions, layer.in_fields * layer.out_fields)
+        space = layer.space(D4.subgroup(name))
+        shape = (5, space.n_coefficients, layer.in_fields * layer.out_fields)
         gradients = np.random.default_rng(0).standard_normal(shape)
-        projected = np.mean([gradients[:, move] for move in space.moves], axis=0).reshape(5, -1)
+        moves = [space.action(h).toarray() for h in space.constraint.elements]
+        projected = np.mean([move @ gradients for move in moves], axis=0).reshape(5, -1)
         np.testing.assert_allclose(_gram(gradients, layer, D4.subgroup(name)), projected @ projected.T, atol=1e-9)
 
 

@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from skequinas.filters import transform_images
 from skequinas.groups import PointGroup
 from skequinas.images import Preprocessing, as_images, infer_image_shape
+from skequinas.moves import transform_images
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -266,9 +266,11 @@ def naive_forward(layer: MixedGroupConv2d, x: Tensor) -> Tensor:
             regular_in=layer.regular_in, regular_out=layer.regular_out, bias=False,
         )  # fmt: skip
         scaled = weight / weight.square().sum().sqrt() * layer.norms[i]
-        y = F.conv2d(x, single.space.expand(scaled), padding=layer.kernel_size // 2)
+        y = F.conv2d(
+            x, single.weights.spaces[0].sample(single.weights.spaces[0].expand(scaled)), padding=layer.kernel_size // 2
+        )
         if layer.biases is not None:
-            bias = layer.biases.parts()[i][layer.biases.spaces[i].index]
+            bias = layer.biases.spaces[i].expand(layer.biases.parts()[i])
             y = y + bias.reshape(-1, layer.out_fields).T.reshape(-1, 1, 1)
         total = total + shares[i] * y
     return total if layer.output_bias is None else total + layer.output_bias.reshape(-1, 1, 1)
@@ -334,7 +336,8 @@ def test_the_gradients_are_others_if_the_scale_to_the_initial_norm_is_taken_as_c
     layer = mixed_layer_of(D4.subgroups, LAYERS["hidden"])
     x, weight = images_for(layer, 5), layer.weights.parts()[0]
     scale = (layer.shares()[0] * layer.norms[0] / weight.norm()).detach()
-    kernel = layer.space.expand(layer.weights.parts()[0] * scale)
+    space = layer.weights.spaces[0]
+    kernel = space.sample(space.expand(layer.weights.parts()[0] * scale))
     target = torch.randn(layer(x).shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     gradients = (
         torch.autograd.grad((y * target).sum(), layer.weights.weight)[0][: len(weight)]

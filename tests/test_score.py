@@ -13,8 +13,9 @@ from torch import nn
 from skequinas import EquivariantNASClassifier, EquivariantNASRegressor, score_test, symmetry_evidence
 from skequinas.architecture import Architecture
 from skequinas.datasets import make_planted_symmetry
-from skequinas.filters import kernel_space, transform_images
+from skequinas.filters import KernelSpace
 from skequinas.groups import PointGroup, Subgroup
+from skequinas.moves import transform_images
 from skequinas.networks import EquivariantNetwork
 from skequinas.score import _energies, _gram, _score_test, score_gradients
 from skequinas.training import CLASSIFICATION, DataPart
@@ -47,9 +48,7 @@ def test_the_gradient_of_a_moved_image_is_the_moved_gradient(element: int) -> No
     for layer, still, after in zip(
         net.convolutions, score_gradients(net, data, 3), score_gradients(net, moved, 3), strict=True
     ):
-        moves = kernel_space(D4.whole, layer.kernel_size, layer.regular_in, layer.regular_out).moves
-        expected = np.empty_like(still)
-        expected[:, moves[element]] = still
+        expected = layer.space(D4.whole).action(element).toarray() @ still
         np.testing.assert_allclose(after, expected, rtol=1e-8, atol=1e-12)
         assert element == 0 or np.abs(after - still).max() > 1e-6
 
@@ -59,17 +58,17 @@ def test_energies_are_the_squared_norms_of_the_sums_of_moved_and_projected_gradi
     net, data, h = network(), noise(8, 1), D4.subgroup(name)
     draws = np.random.default_rng(0).integers(8, size=(5, 4))
     for layer, gradients in zip(net.convolutions, score_gradients(net, data, 4), strict=True):
-        space = kernel_space(D4.whole, layer.kernel_size, layer.regular_in, layer.regular_out)
+        space = layer.space(D4.whole)
 
-        def act(element: int, gradient: Any, moves: Any = space.moves) -> Any:
-            moved = np.empty_like(gradient)
-            moved[moves[element]] = gradient
-            return moved
+        def act(element: int, gradient: Any, space: KernelSpace = space) -> Any:
+            return space.action(element) @ gradient
 
         sums = [sum(act(e, g) for e, g in zip(draw, gradients, strict=True)) for draw in draws]
         projected = [sum(act(e, s) for e in h.elements) / h.order for s in sums]
         expected = [np.square(p).sum() for p in projected]
-        np.testing.assert_allclose(_energies(_gram(gradients, space.moves), D4.whole, draws, h), expected, rtol=1e-10)
+        np.testing.assert_allclose(
+            _energies(_gram(gradients, layer, D4.whole), D4.whole, draws, h), expected, rtol=1e-10
+        )
 
 
 def test_the_level_is_exact_where_the_data_have_every_symmetry() -> None:
@@ -188,5 +187,5 @@ def test_a_model_is_no_witness_of_the_symmetries_that_it_has() -> None:
     model = EquivariantNASClassifier("C4", "none", max_epochs=1, width=16, random_state=0).fit(X, y)
     evidence = symmetry_evidence(model, X, y)
     assert evidence["C4"].raw_p_value == evidence["C2"].raw_p_value == 1
-    with pytest.raises(ValueError, match="C8"):
-        symmetry_evidence(model, X, y, group="C8")
+    with pytest.raises(ValueError, match="X8"):
+        symmetry_evidence(model, X, y, group="X8")

@@ -20,9 +20,9 @@ from sklearn.base import clone
 from torch import Tensor, nn
 
 from skequinas.architecture import Architecture
-from skequinas.filters import transform_images
 from skequinas.groups import PointGroup, Subgroup
 from skequinas.monitor import Monitor
+from skequinas.moves import transform_images
 from skequinas.networks import EquivariantNetwork, inherit
 from skequinas.search import (
     DifferentiableSearch,

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from skequinas import symmetry
 from skequinas.architecture import Architecture
-from skequinas.filters import transform_images
 from skequinas.groups import PointGroup, Subgroup
+from skequinas.moves import transform_images
 from skequinas.networks import EquivariantNetwork, relax
 from skequinas.search.evidence import Evidence
 from skequinas.symmetry import LearnedSymmetry, effective_invariance, layer_distances, lie_derivative, moved_outputs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any, ClassVar
@@ -9,7 +10,7 @@ from typing import Any, ClassVar
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from skequinas.architecture import Architecture
-from skequinas.groups import Subgroup
+from skequinas.groups import PointGroup, Subgroup
 from skequinas.layers import EquivariantConv2d, MixedGroupConv2d
 from skequinas.search.base import Evaluation, Proposal, Search
 
@@ -32,6 +33,10 @@ class DifferentiableSearch(Search):
 
     Parameters
     ----------
+    subgroups : {"all", "chain"} or sequence of str, default="all"
+        What the mixed layers mix. "chain" takes one way down the lattice, rotations first, such as D8, C8, C4, C2, C1;
+        names pick subgroups, to which the whole group and C1 are added. Large groups have many subgroups: D16 has 36.
+        The evidence, and the verdict, are about all of them whatever is mixed.
     mixture_epochs : float or None, default=None
         Length of the first stage; None is that of a full training.
     epochs_per_generation : float or None, default=None
@@ -60,6 +65,7 @@ class DifferentiableSearch(Search):
     """
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "subgroups": [StrOptions({"all", "chain"}), "array-like"],
         "mixture_epochs": [Interval(Real, 0, None, closed="neither"), None],
         "epochs_per_generation": [Interval(Real, 0, None, closed="neither"), None],
         "learning_rate": [Interval(Real, 0, None, closed="neither"), None],
@@ -75,6 +81,7 @@ class DifferentiableSearch(Search):
         self,
         mixture_epochs: float | None = None,
         *,
+        subgroups: str | Sequence[str] = "all",
         epochs_per_generation: float | None = None,
         learning_rate: float | None = None,
         schedule: str = "one_cycle",
@@ -85,6 +92,7 @@ class DifferentiableSearch(Search):
         level: float = 0.01,
     ) -> None:
         self.mixture_epochs = mixture_epochs
+        self.subgroups = subgroups
         self.epochs_per_generation = epochs_per_generation
         self.learning_rate = learning_rate
         self.schedule = schedule
@@ -119,7 +127,7 @@ class DifferentiableSearch(Search):
         training = replace(self.training_, learning_rate=rate)
         start, group = self.architecture_, self.architecture_.group
         if self.generation_ == 0:
-            mixed = start.with_constraints((group.subgroups,) * start.n_layers)
+            mixed = start.with_constraints((self._mixed(group),) * start.n_layers)
             training = replace(
                 training,
                 schedule=self.schedule,
@@ -138,6 +146,18 @@ class DifferentiableSearch(Search):
         architectures = dict.fromkeys(start.with_constraints((*way, symmetry)) for way in ways)
         epochs = self.epochs_ / 4 if self.epochs_per_generation is None else self.epochs_per_generation
         return [self._proposal(architecture, epochs, training, mixture) for architecture in architectures]
+
+    def _mixed(self, group: PointGroup) -> tuple[Subgroup, ...]:
+        """The subgroups to mix, the whole group first and C1 last."""
+        if self.subgroups == "all":
+            return group.subgroups
+        if self.subgroups == "chain":
+            chain = [group.whole]
+            while chain[-1].order > 1:
+                chain.append(max(chain[-1].maximal_subgroups, key=lambda h: (h.order, h.n_rotations)))
+            return tuple(chain)
+        chosen = {group.subgroup(name) for name in self.subgroups} | {group.whole, group.trivial}
+        return tuple(h for h in group.subgroups if h in chosen)
 
     def _majorities(self, mixture: Evaluation, symmetry: Subgroup) -> tuple[Subgroup, ...]:
         """For each hidden layer the largest subgroup that contains the symmetry and that half of the mixture obeys."""

@@ -37,8 +37,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from skequinas.filters import transform_images
 from skequinas.groups import PointGroup, Subgroup
+from skequinas.moves import fair_offset, transform_images
 from skequinas.training import EVALUATION_BATCH, DataPart, DivergenceError, mean_with_error
 
 __all__ = ["Evidence", "gather_evidence", "holm", "indistinct", "largest_accepted", "level_band", "orbit_test"]
@@ -105,7 +105,8 @@ def gather_evidence(network: nn.Module, data: DataPart, group: PointGroup, seed:
         raise DivergenceError("The outputs of the network are NaN or infinite, so they are no evidence.")
     scores, losses = _averaged(outputs, data, group)
     chance = _chance_p_value(outputs[0], data, np.random.default_rng(seed))
-    logs = _log_probabilities(outputs, data)
+    offset = fair_offset(group)
+    logs = _log_probabilities(_moved_outputs(network, data, group, offset) if offset else outputs, data)
     rng = np.random.default_rng(seed)
     p_values = {h: orbit_test(logs[:, list(h.elements)], weights, rng) for h in group.subgroups if h.order > 1}
     adjusted = holm(p_values)
@@ -181,13 +182,13 @@ def holm(p_values: Mapping[Name, float]) -> dict[Name, float]:
 
 
 @torch.inference_mode()
-def _moved_outputs(network: nn.Module, data: DataPart, group: PointGroup) -> Tensor:
+def _moved_outputs(network: nn.Module, data: DataPart, group: PointGroup, offset: float = 0.0) -> Tensor:
     """The outputs for all images under every element: (order, n, n_outputs)."""
     network.eval()
     parts = []
     for rows in torch.arange(len(data), device=data.images.device).split(EVALUATION_BATCH):
         inputs = data.batch(rows).inputs
-        parts.append(torch.stack([network(transform_images(inputs, group, g)) for g in group.elements]))
+        parts.append(torch.stack([network(transform_images(inputs, group, g, offset)) for g in group.elements]))
     return torch.cat(parts, 1)
 
 

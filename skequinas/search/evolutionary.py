@@ -56,6 +56,10 @@ class EvolutionarySearch(Search):
     moves : {"maximal", "all"}, default="maximal"
         In a search that is not guided: whether the head is relaxed to the maximal subgroups of its constraint, one
         step down the lattice at a time, or to all proper subgroups at once.
+    merge_conjugates : bool, default=False
+        In a search that is not guided: whether of several subgroups that are conjugate in the group, such as the
+        mirrors D1(0) and D1(90) of D4, one alone is tried. That is right for images that come in all orientations of
+        the group, which cannot tell them apart; large groups have many such.
     revisit : bool, default=False
         Whether a relaxation that was tried and did not survive may be tried again.
     optimizer : {"adamw", "sgd"}, default="adamw"
@@ -87,6 +91,7 @@ class EvolutionarySearch(Search):
         "guided": ["boolean"],
         "call_level": [Interval(Real, 0, 1, closed="both"), None],
         "moves": [StrOptions({"maximal", "all"})],
+        "merge_conjugates": ["boolean"],
         "revisit": ["boolean"],
         "optimizer": [StrOptions({"adamw", "sgd"})],
         "learning_rate": [Interval(Real, 0, None, closed="neither"), None],
@@ -106,6 +111,7 @@ class EvolutionarySearch(Search):
         guided: bool = True,
         call_level: float | None = 0.05,
         moves: str = "maximal",
+        merge_conjugates: bool = False,
         revisit: bool = False,
         optimizer: str = "adamw",
         learning_rate: float | None = None,
@@ -121,6 +127,7 @@ class EvolutionarySearch(Search):
         self.guided = guided
         self.call_level = call_level
         self.moves = moves
+        self.merge_conjugates = merge_conjugates
         self.revisit = revisit
         self.optimizer = optimizer
         self.learning_rate = learning_rate
@@ -229,6 +236,8 @@ class EvolutionarySearch(Search):
         head = constraints[-1]
         assert isinstance(head, Subgroup)
         smaller = head.maximal_subgroups if self.moves == "maximal" else head.subgroups[1:]
+        if self.merge_conjugates:
+            smaller = tuple({h.conjugates: h for h in reversed(smaller)}.values())[::-1]
         for subgroup in smaller:
             yield architecture.relaxed(-1, subgroup)
         for layer, (own, following) in enumerate(pairwise(constraints)):
