@@ -73,13 +73,20 @@ class SymmetryDisplay:
         self.learned = learned
 
     @classmethod
-    def from_estimator(cls, estimator: _Estimator, *, kind: str = "evidence", ax: Axes | None = None) -> Self:
+    def from_estimator(
+        cls,
+        estimator: _Estimator,
+        *,
+        kind: str = "evidence",
+        ax: Axes | None = None,
+        merge_conjugates: bool = False,
+    ) -> Self:
         """Draw the learned symmetry of a fitted estimator.
 
         Parameters
         ----------
         estimator : EquivariantNASClassifier or EquivariantNASRegressor
-        kind, ax
+        kind, ax, merge_conjugates
             As in `plot`.
 
         Returns
@@ -87,9 +94,9 @@ class SymmetryDisplay:
         SymmetryDisplay
         """
         check_is_fitted(estimator)
-        return cls(estimator.learned_symmetry_).plot(kind, ax)
+        return cls(estimator.learned_symmetry_).plot(kind, ax, merge_conjugates=merge_conjugates)
 
-    def plot(self, kind: str = "evidence", ax: Axes | None = None) -> Self:
+    def plot(self, kind: str = "evidence", ax: Axes | None = None, *, merge_conjugates: bool = False) -> Self:
         """Draw it.
 
         Parameters
@@ -102,6 +109,9 @@ class SymmetryDisplay:
         ax : matplotlib Axes, optional
             Where to draw; None makes a figure. ``kind="training"`` draws one panel for each layer in a figure of its
             own, or the mean over the layers in ``ax``.
+        merge_conjugates : bool, default=False
+            With ``kind="evidence"``: one node for each set of conjugate subgroups with the same verdict, by the name of
+            the one that the data speak against most, and their number. Large groups have many.
 
         Returns
         -------
@@ -112,7 +122,11 @@ class SymmetryDisplay:
         ValueError
             With ``kind="training"``, when no shares were recorded.
         """
-        draw = {"evidence": self._plot_evidence, "layers": self._plot_layers, "training": self._plot_training}
+
+        def evidence(ax: Axes | None) -> None:
+            self._plot_evidence(ax, merge_conjugates)
+
+        draw = {"evidence": evidence, "layers": self._plot_layers, "training": self._plot_training}
         if kind not in draw:
             raise ValueError(f"kind={kind!r} is unknown. Use 'evidence', 'layers' or 'training'.")
         draw[kind](ax)
@@ -124,14 +138,17 @@ class SymmetryDisplay:
         self.figure_ = self.ax_.figure
         return self.ax_
 
-    def _plot_evidence(self, ax: Axes | None) -> None:
+    def _plot_evidence(self, ax: Axes | None, merge_conjugates: bool) -> None:
         ax = self._draw_on(_figure().subplots() if ax is None else ax)
         from matplotlib.collections import LineCollection
         from matplotlib.patches import Patch
 
         learned, group = self.learned, PointGroup.from_name(self.learned.search_group)
         verdicts, doubtful = learned.verdicts, set(learned.indistinct if len(learned.indistinct) > 1 else ())
-        at = _lattice(group)
+        sets = learned.alike() if merge_conjugates else [[h.name] for h in group.subgroups]
+        shown = {learned._witness(names): names for names in sets}
+        place = {name: witness for witness, names in shown.items() for name in names}
+        at = _lattice(group, set(shown))
         orders = sorted({h.order for h in group.subgroups})
         width = max(sum(y == row for _, y in at.values()) for row in range(len(orders))) + 0.2
         ax.set(xlim=(-width / 2, width / 2), ylim=(-0.75, len(orders) - 0.4), xticks=[])
@@ -139,10 +156,10 @@ class SymmetryDisplay:
         ax.set_ylabel("Order of the subgroup")
         ax.tick_params(axis="y", length=0)
         ax.spines[:].set_visible(False)
-        lines = [(at[h.name], at[k.name]) for h in group.subgroups for k in h.maximal_subgroups]
-        ax.add_collection(LineCollection(lines, colors="0.6", linewidths=1, zorder=1))
+        lines = {(at[place[h.name]], at[place[k.name]]) for h in group.subgroups for k in h.maximal_subgroups}
+        ax.add_collection(LineCollection(sorted(lines), colors="0.6", linewidths=1, zorder=1))
 
-        texts = {name: self._node_text(name) for name in at}
+        texts = {name: self._node_text(name, len(shown[name])) for name in at}
         room = ax.get_window_extent().width / self.figure_.dpi * 72 / width  # points
         size = room / (0.65 * max(len(line) for text in texts.values() for line in text.splitlines()))
         style: dict[str, Any] = {"fontsize": min(size, 9)}
@@ -160,13 +177,14 @@ class SymmetryDisplay:
         ax.legend(handles=handles, loc="lower center", ncols=4, frameon=False, fontsize=9)
         ax.set_title(self._evidence_title(), fontsize=11)
 
-    def _node_text(self, name: str) -> str:
+    def _node_text(self, name: str, n_alike: int) -> str:
+        title = name if n_alike == 1 else f"{name} and {n_alike - 1} alike"
         if self.learned.evidence is None:
-            return name
+            return title
         evidence = self.learned.evidence[name]
         if self.learned.regression:
-            return f"{name}\n{evidence.score:.3f} ± {evidence.score_error:.3f}"
-        return f"{name}\n{100 * (1 - evidence.score):.1f} ± {100 * evidence.score_error:.1f}"
+            return f"{title}\n{evidence.score:.3f} ± {evidence.score_error:.3f}"
+        return f"{title}\n{100 * (1 - evidence.score):.1f} ± {100 * evidence.score_error:.1f}"
 
     def _evidence_title(self) -> str:
         if self.learned.evidence is None:
@@ -499,20 +517,21 @@ def _figure(height: float = 4.8) -> Any:
     return plt.figure(figsize=(6.4, height), layout="constrained")
 
 
-def _lattice(group: PointGroup) -> dict[str, tuple[float, int]]:
+def _lattice(group: PointGroup, shown: set[str]) -> dict[str, tuple[float, int]]:
     """Where each subgroup stands, as (x, row): a row for each order, each subgroup near the mean of those above it."""
+    subgroups = [h for h in group.subgroups if h.name in shown]
     orders = sorted({h.order for h in group.subgroups})
-    width = max(sum(h.order == order for h in group.subgroups) for order in orders)
+    width = max(sum(h.order == order for h in subgroups) for order in orders)
     x: dict[Subgroup, float] = {}
     for order in reversed(orders):
-        row = [h for h in group.subgroups if h.order == order]
+        row = [h for h in subgroups if h.order == order]
         means = {h: np.mean([x[k] for k in x if h in k.maximal_subgroups] or [0.0]).round(6) for h in row}
         mirrors = sorted((h for h in row if h.mirror is not None), key=means.__getitem__)
         turns = [h for h in row if h.mirror is None]  # one at most, in the middle
         middle = len(mirrors) // 2
         for i, h in enumerate([*mirrors[:middle], *turns, *mirrors[middle:]]):
             x[h] = (i - (len(row) - 1) / 2) * width / len(row)
-    return {h.name: (x[h], orders.index(h.order)) for h in group.subgroups}
+    return {h.name: (x[h], orders.index(h.order)) for h in subgroups}
 
 
 def _front(size: NDArray[np.float64], error: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -194,7 +194,20 @@ class LearnedSymmetry:
             values["evidence"] = {name: _plain(e._asdict()) for name, e in self.evidence.items()}
         return values | {"verdicts": self.verdicts, "indistinct": list(self.indistinct), "informed": self.informed}
 
-    def to_frame(self, of: str = "subgroups") -> Any:
+    def alike(self) -> list[list[str]]:
+        """The subgroups in sets of conjugates with the same verdict, in the order of the group's subgroups.
+
+        Conjugate subgroups, such as the mirrors D1(0) and D1(90) of D4, differ by how the images are turned. The data
+        do not tell such a set apart. The learned group stands by itself.
+        """
+        group, verdicts = PointGroup.from_name(self.search_group), self.verdicts
+        sets: dict[object, list[str]] = {}
+        for h in group.subgroups:
+            key = (h.conjugates, verdicts.get(h.name)) if h.name != self.group else h
+            sets.setdefault(key, []).append(h.name)
+        return list(sets.values())
+
+    def to_frame(self, of: str = "subgroups", *, merge_conjugates: bool = False) -> Any:
         """A table as a pandas DataFrame, which needs pandas.
 
         Parameters
@@ -203,6 +216,9 @@ class LearnedSymmetry:
             A row for each subgroup with the evidence and the verdict; for each element with what was measured of the
             fitted model; or for each layer with its constraint, its distance to the larger groups, and the learned
             shares.
+        merge_conjugates : bool, default=False
+            With ``of="subgroups"``: one row for each set of `alike`, with what was found of the one with the lowest
+            p-value, and the names of all.
 
         Returns
         -------
@@ -235,7 +251,18 @@ class LearnedSymmetry:
                 row | self.evidence[name]._asdict() | {"verdict": self.verdicts[name]}
                 for row, name in zip(rows, names, strict=True)
             ]
-        return pd.DataFrame(rows, index=pd.Index(names, name="subgroup"))
+        frame = pd.DataFrame(rows, index=pd.Index(names, name="subgroup"))
+        if not merge_conjugates:
+            return frame
+        sets = {self._witness(names): names for names in self.alike()}
+        merged = frame.loc[list(sets)]
+        merged.insert(0, "alike", [", ".join(names) for names in sets.values()])
+        return merged
+
+    def _witness(self, names: Sequence[str]) -> str:
+        """Of several subgroups the one that the data speak against most."""
+        evidence = self.evidence
+        return names[0] if evidence is None else min(names, key=lambda name: evidence[name].p_value)
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""
@@ -247,15 +274,17 @@ class LearnedSymmetry:
         ]
         if self.evidence is not None:
             columns = ["subgroup", "held-out score", "rise of the loss", "p-value", "verdict"]
+            sets = {self._witness(names): names for names in self.alike()} if len(self.evidence) > 12 else {}
             rows = [
                 {
-                    "subgroup": name,
+                    "subgroup": name + (f" and {len(sets[name]) - 1} alike" if len(sets.get(name, ())) > 1 else ""),
                     "held-out score": f"{e.score:.3f} &plusmn; {e.score_error:.3f}",
                     "rise of the loss": f"{e.loss_rise:+.3f} &plusmn; {e.loss_rise_error:.3f}",
                     "p-value": f"{e.p_value:.2g}",
                     "verdict": self.verdicts[name],
                 }
                 for name, e in self.evidence.items()
+                if not sets or name in sets
             ]
             parts.append(_table("Evidence: a free network averaged over each subgroup", columns, rows))
         rows = [{"layer": escape(layer), "constraint": escape(c)} for layer, c in self.constraints.items()]
@@ -305,7 +334,7 @@ def not_in_words(subgroup: Subgroup) -> str:
 
 def _turns(subgroup: Subgroup) -> str:
     n = subgroup.n_rotations
-    return {1: "", 2: "half turns", 4: "quarter turns"}.get(n, f"turns by 360/{n} degrees")
+    return {1: "", 2: "half turns", 4: "quarter turns"}.get(n, f"turns by {360 / n:.5g} degrees")
 
 
 def _axes(subgroup: Subgroup) -> list[float]:
@@ -317,6 +346,8 @@ def _mirrors(subgroup: Subgroup) -> str:
     axes, possible = _axes(subgroup), _axes(subgroup.group.whole)
     if len(axes) > 2 and axes == possible:
         return "mirrors"
+    if len(axes) > 4:
+        return f"{len(axes)} mirrors"
     angles = " and ".join(f"{angle:g}" for angle in axes)
     other = (
         f"mirrors about axes at {angles} degrees" if len(axes) > 1 else f"the mirror about the axis at {angles} degrees"

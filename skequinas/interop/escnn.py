@@ -11,6 +11,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable
 from fractions import Fraction
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -61,12 +62,31 @@ def _private_cache() -> str:
     return str(folder)
 
 
-# escnn keeps what it computes in its own folder in site-packages, which may be read-only, and where results may lie
-# that the random method gave. From here on the results are kept in a folder of the user's.
 _memory = Memory(_private_cache(), verbose=0)
-_clebsch_gordan._clebsh_gordan_tensor = _memory.cache(_clebsch_gordan._clebsh_gordan_tensor.func)
-_clebsch_gordan._find_tensor_decomposition = _memory.cache(_clebsch_gordan._find_tensor_decomposition.func)
-_irrep._restrict_irrep = _memory.cache(_irrep._restrict_irrep.func)
+
+
+def _kept(cached: Any) -> Callable[..., Any]:
+    """What escnn computes once and keeps: kept elsewhere, and computed with random numbers of its own."""
+    own = _memory.cache(cached.func)
+
+    @wraps(cached.func)
+    def call(*args: Any, **options: Any) -> Any:
+        state = np.random.get_state()  # noqa: NPY002
+        np.random.seed(0)  # noqa: NPY002
+        try:
+            return own(*args, **options)
+        finally:
+            np.random.set_state(state)  # noqa: NPY002
+
+    return call
+
+
+# escnn keeps what it computes in its own folder in site-packages, which may be read-only, and where results may lie
+# that the random method gave; and it samples groups with NumPy's global generator. From here on the results are kept in
+# a folder of the user's, and that generator is left alone.
+_clebsch_gordan._clebsh_gordan_tensor = _kept(_clebsch_gordan._clebsh_gordan_tensor)
+_clebsch_gordan._find_tensor_decomposition = _kept(_clebsch_gordan._find_tensor_decomposition)
+_irrep._restrict_irrep = _kept(_irrep._restrict_irrep)
 
 _process_subgroup_id = O2._process_subgroup_id
 
@@ -105,7 +125,7 @@ def point_group(group: Group | gspaces.GSpace2D) -> PointGroup:
     'D8'
     """
     if isinstance(group, gspaces.GSpace2D):
-        matrices = [_matrix(group, e) for e in getattr(group.fibergroup, "elements", ())]
+        matrices = [_matrix(group, e) for e in group.fibergroup.elements or ()]  # None if it is infinite
         if matrices:
             return _from_matrices(matrices)
         group = group.fibergroup
@@ -163,7 +183,7 @@ def _field(space: gspaces.GSpace2D, subgroup: Subgroup) -> Representation:
     It is built from regular representations by a permutation, so that nothing has to be decomposed numerically.
     """
     fiber, group = space.fibergroup, subgroup.group
-    name = f"skequinas {group.name}"
+    name = f"skequinas {subgroup.name} in {group.name}"  # turns by 180 degrees and a mirror are one group to escnn
     if name not in fiber.representations:
         regular = fiber.regular_representation
         numbers = _numbers(space, subgroup)
@@ -181,7 +201,7 @@ def _field(space: gspaces.GSpace2D, subgroup: Subgroup) -> Representation:
 # Networks
 
 
-class _Typed(enn.EquivariantModule):  # type: ignore[misc]
+class _Typed(enn.EquivariantModule):
     """Apply a function to the tensor, which then belongs to a type with the same or fewer symmetries."""
 
     def __init__(self, in_type: enn.FieldType, out_type: enn.FieldType, function: nn.Module) -> None:
@@ -197,7 +217,7 @@ class _Typed(enn.EquivariantModule):  # type: ignore[misc]
         return (batch, self.out_type.size, *size)
 
 
-class EscnnNetwork(enn.SequentialModule):  # type: ignore[misc]
+class EscnnNetwork(enn.SequentialModule):
     """The network of an `Architecture`, made of modules of escnn.
 
     Modules of escnn cannot be pickled; this one is pickled as its architecture and its state.
@@ -225,7 +245,8 @@ class EscnnNetwork(enn.SequentialModule):  # type: ignore[misc]
 
 
 def _rebuild(architecture: Architecture, training: bool, state: dict[str, Tensor]) -> EscnnNetwork:
-    network = EscnnNetwork(architecture).train(training)
+    network = EscnnNetwork(architecture)
+    network.train(training)
     network.load_state_dict(state)
     return network
 
@@ -304,7 +325,7 @@ def to_escnn(model: BaseEquivariantNAS | EquivariantNetwork) -> EscnnNetwork:
     >>> network.in_type.gspace.fibergroup.order()
     8
     """
-    network = model.network_ if isinstance(model, BaseEquivariantNAS) else model
+    network: EquivariantNetwork = model.network_ if isinstance(model, BaseEquivariantNAS) else model
     exported = EscnnNetwork(network.architecture)
     convolutions = [m for m in exported if isinstance(m, enn.R2Conv)]
     norms = [m for m in exported if isinstance(m, enn.InnerBatchNorm)]
@@ -318,7 +339,8 @@ def to_escnn(model: BaseEquivariantNAS | EquivariantNetwork) -> EscnnNetwork:
         if network.head.dense is not None:
             dense = network.head.dense
             _set_filter(convolutions[-1], dense.weight[:, :, None, None], dense.bias)
-    return exported.eval()
+    exported.eval()
+    return exported
 
 
 def _set_filter(conv: enn.R2Conv, kernel: Tensor, bias: Tensor | None) -> None:
@@ -457,7 +479,7 @@ def _subgroup_id(space: gspaces.GSpace2D, subgroup: Any) -> Any:
     raise ValueError(f"subgroup={subgroup!r} was not found among those of {space}.")
 
 
-def _retyped(module: nn.Module, in_type: enn.FieldType, out_type: enn.FieldType) -> nn.Module:
+def _retyped(module: enn.EquivariantModule, in_type: enn.FieldType, out_type: enn.FieldType) -> enn.EquivariantModule:
     """A copy of a module that acts on each channel, or on each field, by itself, for other types of the same sizes."""
     # in eval mode a convolution keeps a filter that torch will not copy, so it is copied in training mode; types, with
     # all of the group theory behind them, are shared
@@ -506,6 +528,6 @@ def _cutoff(conv: enn.R2Conv) -> Callable[[float], float]:
         own[radius] = max(own.get(radius, 0), abs(float(element["irrep:frequency"])))
 
     def cutoff(radius: float) -> float:
-        return max(own.get(round(float(radius), 6), 0.0), default(radius))
+        return max(own.get(round(float(radius), 6), 0.0), float(default(radius)))
 
     return cutoff
