@@ -5,6 +5,10 @@ images, which choose nothing. The data are a local file with ``X_train, y_train,
 uint8), or are made from MNIST, which is then downloaded by name from OpenML.
 
     python examples/benchmarks/rotated_digits.py --data mnist_rot.npz --train 2000 --seeds 3
+    python examples/benchmarks/rotated_digits.py --data mnist_rot.npz --group D4 C8 D8 C16 D16
+
+The second command compares fixed groups; ``--search evolutionary`` searches in them. ``--width``, ``--kernel``,
+``--epochs`` and ``--augment`` make a larger training.
 """
 
 from __future__ import annotations
@@ -12,6 +16,8 @@ from __future__ import annotations
 import argparse
 import platform
 import time
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +26,7 @@ from sklearn.datasets import fetch_openml
 from sklearn.svm import SVC
 
 from skequinas import EquivariantNASClassifier
+from skequinas.architecture import default_architecture
 
 ROWS = {
     "evolutionary, D4": {"group": "D4", "search": "evolutionary"},
@@ -63,24 +70,40 @@ def main() -> None:
     parser.add_argument("--test", type=int, default=None, help="test images, the first of the file (default: all)")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rows", default="", help="only the rows whose names contain this")
+    parser.add_argument("--group", nargs="+", help="groups to compare, instead of the rows of the first command")
+    parser.add_argument("--search", nargs="+", default=["none"], help="with --group: the searches")
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--width", type=int, help="channels of the first layers")
+    parser.add_argument("--kernel", type=int, help="the side of the kernels")
+    parser.add_argument("--epochs", type=float)
+    parser.add_argument("--augment", action="store_true", help="turn the images of the final training at random")
     options = parser.parse_args()
+    choices: dict[str, dict[str, Any]] = dict(ROWS)
+    if options.group:
+        choices = {f"{s}, {g}": {"group": g, "search": s} for g in options.group for s in options.search}
+    common = {"max_epochs": options.epochs, "augment": "continuous" if options.augment else "none"}
 
     X, y, X_test, y_test = load(options.data)
     X_test, y_test = X_test[: options.test], y_test[: options.test]
     table: dict[str, list[tuple[float, float, float, str]]] = {}
-    for seed in range(options.seeds):
+    for seed in range(options.first_seed, options.first_seed + options.seeds):
         rows = np.random.default_rng(seed).permutation(len(X))[: options.train]
-        for name, settings in ROWS.items():
+        for name, settings in choices.items():
             if options.rows not in name:
                 continue
-            model = EquivariantNASClassifier(**settings, random_state=seed)
+            shape: dict[str, Any] = {"width": options.width}
+            if options.kernel:
+                usual = default_architecture(settings["group"], 28, 1, 10, width=options.width)
+                sizes = (options.kernel,) * len(usual.kernel_sizes)
+                shape = {"architecture": replace(usual, kernel_sizes=sizes)}
+            model = EquivariantNASClassifier(**settings, **common, **shape, random_state=seed)
             started = time.perf_counter()
             model.fit(X[rows], y[rows])
             seconds = time.perf_counter() - started
             score = model.score(X_test, y_test)
             table.setdefault(name, []).append((score, model.n_parameters_, seconds, model.learned_symmetry_.group))
             print(f"seed {seed}  {name}: {score:.4f}  {model.architecture_}  {seconds:.0f} s", flush=True)
-        if options.rows in "SVC":
+        if options.rows in "SVC" and not options.group:
             svc, flat = SVC(C=10.0), X[rows].reshape(len(rows), -1) / 255
             started = time.perf_counter()
             svc.fit(flat, y[rows])
