@@ -444,7 +444,7 @@ BAD_FITS: dict[str, tuple[dict[str, Any], Any, Any, list[str]]] = {
     "image_shape turned": ({"image_shape": (6, 9)}, np.zeros((120, 9, 6)), y, [r"image_shape=\(6, 9\)", r"\(9, 6\)"]),
     "C8": ({"group": "C8", "basis": "pixel"}, X, y, ["group='C8'", "'C1', 'C2', 'C4', 'D1', 'D2' or 'D4'"]),
     "D3": ({"group": "D3", "basis": "pixel"}, X, y, ["group='D3'", "'C1', 'C2', 'C4', 'D1', 'D2' or 'D4'"]),
-    "D1(30)": ({"group": "D1(30)"}, X, y, [r"group='D1\(30\)'", "multiple of 45"]),
+    "D1(30)": ({"group": "D1(30)", "basis": "pixel"}, X, y, [r"group='D1\(30\)'", "multiple of 45"]),
     "O2": ({"group": "O2"}, X, y, ["group='O2'", "Use 'C'"]),
     "an unknown group beside an architecture": (
         {"group": "O2", "architecture": given_architecture()},

@@ -146,7 +146,7 @@ def test_the_file_holds_arrays_and_json_alone(tmp_path: Path) -> None:
     length = int.from_bytes(content[:8], "little")
     metadata = json.loads(content[8 : 8 + length])["__metadata__"]
     state = json.loads(metadata["skequinas"].partition(" ")[2])
-    assert state["format"] == 2
+    assert state["format"] == 3
     assert state["parameters"]["group"] == "D4"
     assert load_tensors(content)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
