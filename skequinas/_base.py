@@ -388,6 +388,13 @@ class BaseEquivariantNAS(CallbackSupportMixin, BaseEstimator, ABC):
             module.cpu()
         self.module_ = plain.cpu()
 
+    def __getstate__(self) -> Any:
+        """What is pickled: a group of escnn, which cannot be, becomes ours."""
+        state = super().__getstate__()
+        if not isinstance(state["group"], str | Subgroup):
+            state = state | {"group": parse_group(state["group"])}
+        return state
+
     def __sklearn_is_fitted__(self) -> bool:
         """Whether there is a model to predict with."""
         return hasattr(self, "module_")

@@ -16,7 +16,7 @@ from skequinas.architecture import Architecture
 from skequinas.monitor import Monitor
 from skequinas.moves import RandomTurns
 from skequinas.networks import EquivariantNetwork
-from skequinas.search import Search, run_search
+from skequinas.search import NoSearch, Search, run_search
 from skequinas.training import DataPart, DivergenceError, TrainingSettings, evaluate, mean_with_error, n_steps, train
 
 __all__ = ["MEASURED_IMAGES", "Session", "Split"]
@@ -187,9 +187,10 @@ class Session:
         )
 
     def _augmentation(self, architecture: Architecture) -> RandomTurns | None:
-        """All turns, if the architecture looks the same under all of the group's."""
-        symmetry = architecture.symmetry
-        if symmetry.n_rotations < symmetry.group.n_rotations:
+        """All turns, if the architecture looks the same under all of the group's; or if it is an ordinary CNN."""
+        symmetry, n = architecture.symmetry, architecture.group.n_rotations
+        ordinary = isinstance(self.search, NoSearch) and architecture.group.order == 1
+        if symmetry.n_rotations < n or (n == 1 and not ordinary):
             self.monitor.log("no image is turned: the model is to look the same under %s alone", symmetry.name)
             return None
         return RandomTurns(symmetry.mirror is not None, self.seed)

@@ -76,6 +76,8 @@ class Architecture:
         exact = self.group.acts_on_pixels
         if self.basis == "auto":
             put("basis", "pixel" if exact else "harmonic")
+        if self.circular_mask not in (None, True, False):
+            raise ValueError(f"circular_mask={self.circular_mask!r} must be True, False or None.")
         put("circular_mask", not exact if self.circular_mask is None else bool(self.circular_mask))
         for name in ("image_size", "in_channels", "n_outputs", "hidden"):
             put(name, index(getattr(self, name)))

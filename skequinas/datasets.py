@@ -101,6 +101,8 @@ def make_planted_symmetry(
     moved = X.copy()
     for g in whole.elements:
         rows = np.flatnonzero(moves == g)
+        if not len(rows):
+            continue
         planes = torch.from_numpy(np.moveaxis(X[rows], (1, 2), (-2, -1)).copy())
         if offset:
             copies = transform_images(planes.double(), whole, g, offset)

@@ -167,7 +167,13 @@ class SymmetryDisplay:
             texts, style = dict(zip(at, at, strict=True)), {"fontsize": 6, "rotation": "vertical"}
         self.nodes_ = {}
         for name, (x, y) in at.items():
-            edge = _LEARNED if name == learned.group else _DOUBTFUL if name in doubtful else {"edgecolor": "0.4"}
+            edge = (
+                _LEARNED
+                if name == learned.group
+                else _DOUBTFUL
+                if doubtful.intersection(shown[name])
+                else {"edgecolor": "0.4"}
+            )
             box = {"boxstyle": "round,pad=0.3", "facecolor": _FILLS.get(verdicts.get(name, ""), "white"), **edge}
             self.nodes_[name] = ax.text(x, y, texts[name], ha="center", va="center", bbox=box, **style)
         handles = [Patch(facecolor=_FILLS[v], edgecolor="0.4", label=v) for v in _FILLS if v in verdicts.values()]
@@ -200,7 +206,7 @@ class SymmetryDisplay:
         layers, weights = list(self.learned.constraints), self.learned.layer_weights
         names = [h.name for h in PointGroup.from_name(self.learned.search_group).subgroups]
         if weights is not None:
-            shares = np.array([[weights[layer][name] for layer in layers] for name in names])
+            shares = np.array([[weights[layer].get(name, 0.0) for layer in layers] for name in names])
             picture = ax.imshow(shares, cmap="Blues", vmin=0, aspect="auto")
             self.figure_.colorbar(picture, ax=ax, label="Learned share")
             for (row, column), share in np.ndenumerate(shares if shares.size <= 100 else shares[:0]):
@@ -480,7 +486,7 @@ class OrbitDisplay:
         """
         agreement, n = self.agreement, len(self.names)
         if axes is None:
-            n_rows = 2 if n > 4 else 1
+            n_rows = 1 if n <= 4 else max(2, -(-n // 6))
             figure = _figure(2.15 * n_rows + 0.4)
             figure.get_layout_engine().set(w_pad=0.08)
             axes = figure.subplots(n_rows, -(-n // n_rows), squeeze=False).ravel()

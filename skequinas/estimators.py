@@ -34,7 +34,7 @@ class EquivariantNASClassifier(ClassifierMixin, BaseEquivariantNAS):
 
     Parameters
     ----------
-    group : str, default="D4"
+    group : str, PointGroup, Subgroup, or a group or gspace of escnn, default="D4"
         The largest symmetry to consider. "C4" holds the four quarter turns, "D4" mirrors as well; in general, "C" and
         "D" with the number of rotations, such as "C8" for multiples of 45 degrees. "D1(90)" is the left-right mirror,
         whose axis stands upright. All subgroups are searched.
@@ -53,8 +53,9 @@ class EquivariantNASClassifier(ClassifierMixin, BaseEquivariantNAS):
         has other elements than quarter turns and the mirrors in between.
     augment : {"none", "continuous"}, default="none"
         "continuous" turns the images of the final training by random angles, if the model is to look the same under
-        all rotations of the group, and mirrors them at random, if under mirrors too. The search, which is to find out
-        what the images look like, never does.
+        all rotations of the group (and there are any), and mirrors them at random, if under mirrors too. With
+        ``search="none"`` and ``group="C1"``, an ordinary CNN, they are always turned. The search, which is to find out
+        what the images look like, never turns any, nor is a learned mixture (``discretize=False``) trained so.
     image_shape : tuple of int or None, default=None
         (height, width), with the channels first or last if there are any: at the end that holds 1 to 4, else beside two
         equal sides, else at the smaller end. None reads rows as squares of one or three (last) channels, padded to the
@@ -308,7 +309,7 @@ class EquivariantNASRegressor(RegressorMixin, BaseEquivariantNAS):
 
     Parameters
     ----------
-    group : str, default="D4"
+    group : str, PointGroup, Subgroup, or a group or gspace of escnn, default="D4"
         The largest symmetry to consider. "C4" holds the four quarter turns, "D4" mirrors as well; in general, "C" and
         "D" with the number of rotations, such as "C8" for multiples of 45 degrees. "D1(90)" is the left-right mirror,
         whose axis stands upright. All subgroups are searched.
@@ -327,8 +328,9 @@ class EquivariantNASRegressor(RegressorMixin, BaseEquivariantNAS):
         has other elements than quarter turns and the mirrors in between.
     augment : {"none", "continuous"}, default="none"
         "continuous" turns the images of the final training by random angles, if the model is to look the same under
-        all rotations of the group, and mirrors them at random, if under mirrors too. The search, which is to find out
-        what the images look like, never does.
+        all rotations of the group (and there are any), and mirrors them at random, if under mirrors too. With
+        ``search="none"`` and ``group="C1"``, an ordinary CNN, they are always turned. The search, which is to find out
+        what the images look like, never turns any, nor is a learned mixture (``discretize=False``) trained so.
     image_shape : tuple of int or None, default=None
         (height, width), with the channels first or last if there are any: at the end that holds 1 to 4, else beside two
         equal sides, else at the smaller end. None reads rows as squares of one or three (last) channels, padded to the

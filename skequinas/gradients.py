@@ -55,7 +55,8 @@ def relaxation_p_values(
 
     Under this hypothesis the mini-batches' gradients, along what the relaxation adds, have mean zero. Their signs are
     drawn at random; the share of draws whose sum is as long is the p-value. It is as good as the distribution of a
-    mini-batch's gradient is symmetric: it chooses what to try, and decides nothing.
+    mini-batch's gradient is symmetric, and as a turned image gives the turned gradient: it chooses what to try, and
+    decides nothing.
 
     Parameters
     ----------

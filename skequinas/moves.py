@@ -25,9 +25,17 @@ def fair_offset(group: PointGroup) -> float:
     """Degrees by which to turn all moved copies of an image, so that none is sharper than the others.
 
     It is 0 for groups that move pixels. Else some copies would be interpolated and others not, and one could tell them
-    apart by that alone.
+    apart by that alone. With this offset the copy that is nearest to a quarter turn is as far from it as can be, but
+    for offsets about half a step of the group: there the orbit of an image that looks the same under every other
+    element would look the same under all.
     """
-    return 0.0 if group.acts_on_pixels else 120 / math.lcm(group.n_rotations, 4)
+    if group.acts_on_pixels:
+        return 0.0
+    angles = np.array([float(group.angle(g)) * (2 if group.is_mirror(g) else 1) for g in group.elements])
+    step = 360 / math.lcm(group.n_rotations, 4)
+    offsets = step / 40 * np.array([k for k in range(1, 40) if abs(k - 20) >= 4])
+    turned = (angles + offsets[:, None]) % 90
+    return float(offsets[np.minimum(turned, 90 - turned).min(1).round(6).argmax()])
 
 
 def transform_images(images: Tensor, group: PointGroup, element: int, offset: float = 0.0) -> Tensor:

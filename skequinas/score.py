@@ -12,6 +12,9 @@ of the hypothesis that the constraint holds. Its level is exact, whatever the nu
 each mini-batch may be moved by an element of H of its own, and the sum of the moved gradients is distributed like the
 sum as it is. The share of random moves that give a sum as large is a p-value. It takes one backward pass
 over images that the network was not trained on.
+
+The first equation holds for quarter turns and mirrors that map the pixel grid to itself, and only for them. Of a model
+with a larger symmetry, such as C8, this part, C4, is tested.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from skequinas._base import BaseEquivariantNAS
 from skequinas.gradients import apply, score_gradients, share_as_large, unit_gradients
 from skequinas.groups import PointGroup, Subgroup, parse_group
 from skequinas.layers import EquivariantConv2d
+from skequinas.moves import pixel_elements
 from skequinas.networks import EquivariantNetwork
 from skequinas.search.evidence import Evidence, gather_evidence, holm
 from skequinas.state import fitting_state
@@ -42,7 +46,7 @@ class ScoreTest:
     Parameters
     ----------
     group : str
-        The group S that the network is invariant to.
+        The group S that the network is invariant to, or what of it maps the pixel grid to itself.
     p_values : dict
         From the name of each subgroup H of S but C1 to the p-value of "the data look the same after every move by H",
         from all layers together and the direction, among those of all smaller subgroups, that gains most. Not adjusted
@@ -183,11 +187,13 @@ def symmetry_evidence(
 def _score_test(
     network: EquivariantNetwork, data: DataPart, n_batches: int, n_moves: int, rng: np.random.RandomState
 ) -> ScoreTest:
-    symmetry, names = network.architecture.symmetry, network.architecture.layer_names
+    whole, names = network.architecture.symmetry, network.architecture.layer_names
+    exact = set(pixel_elements(whole.group))
+    symmetry = whole.group.generate(e for e in whole.elements if e in exact)
     if symmetry.order == 1:
         raise ValueError(
-            "The model is constrained to no symmetry (C1), so there is none to test. Fit one with search='none' and a "
-            "larger group."
+            f"The model is constrained to {whole.name}, in which there is no quarter or half turn and no mirror that "
+            "maps the pixel grid to itself, so there is nothing to test. Fit one with search='none' and a larger group."
         )
     grams = {
         name: _gram(unit_gradients(gradients), layer, symmetry)

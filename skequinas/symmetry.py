@@ -40,7 +40,8 @@ class LearnedSymmetry:
         From the name of each element of the search group to how much the output changes when the images are moved by
         it, relative to how much it varies between images: root mean square over up to 512 of the images given to
         ``fit``, those of the validation part where there is one. 0 is no change; about 1.4 is as different as another
-        image's output; NaN where an interruption left it unmeasured.
+        image's output; NaN where an interruption left it unmeasured. Elements that the pixel grid cannot do exactly
+        move images by interpolation, whose traces count too.
     layer_weights : dict or None
         After a differentiable search: from the name of each layer to a dict with the learned share of every subgroup.
     evidence : dict or None
@@ -171,6 +172,8 @@ class LearnedSymmetry:
         called, *others = self.indistinct
         low, high = level_band(self.level)
         if others:
+            if len(others) > 4:
+                others = [*others[:3], f"{len(others) - 3} other groups"]
             names = f"{', '.join([called, *others[:-1]])} and {others[-1]}"
             return f"In doubt: at levels from {low:g} to {high:g} the data do not settle between {names}."
         proof = "" if called == "C1" else f" Nothing speaks against {called}; that is no proof of it."

@@ -52,7 +52,8 @@ SPACES = {
 }
 CONSTRAINTS = [PointGroup.from_name(g).subgroup(h) for g, h in (
     ("C8", "C8"), ("C8", "C4"), ("C8", "C1"), ("D4", "D4"), ("D4", "C4"), ("D4", "D2(45)"), ("D4", "D1(90)"),
-    ("D4", "C2"), ("C3", "C3"), ("D3", "D3"), ("D3", "D1(60)"), ("D5(18)", "D5(18)"), ("D8", "D2(22.5)"),
+    ("D4", "C2"), ("C3", "C3"), ("C16", "C16"), ("D6", "C6"), ("D3", "D3"), ("D3", "D1(60)"), ("D5(18)", "D5(18)"),
+    ("D8", "D2(22.5)"),
 )]  # fmt: skip
 
 
@@ -94,6 +95,7 @@ def test_an_estimator_takes_a_space_as_its_group(tmp_path: Path) -> None:
     assert (answers[0] == answers[1]).all()
     assert (answers[0] == answers[2]).all()
     assert (clone(models[0]).fit(X, y).predict_proba(X) == answers[0]).all()
+    assert (pickle.loads(pickle.dumps(models[0])).predict_proba(X) == answers[0]).all()
     skequinas.save(models[0], tmp_path / "model")
     assert skequinas.load(tmp_path / "model").group == PointGroup.from_name("C4")
 
@@ -130,9 +132,17 @@ def test_kernel_spaces_have_the_same_dimension_and_span(h: Subgroup, lifting: bo
     ours = kernel_space(h, size, not lifting, True, "harmonic")
     assert conv.weights.numel() == ours.n_free
     eye = torch.eye(ours.n_free, dtype=torch.float64)
+    like = conv.weights
     some = eye if ours.n_free <= 60 else eye[:: ours.n_free // 40]
     kernels = [ours.sample(ours.expand(unit[:, None, None])) for unit in some]
-    assert max(interop._solve(conv.basisexpansion, kernel, ours.n_free)[1] for kernel in kernels) < 1e-6
+    assert max(interop._solve(conv.basisexpansion, kernel, like)[1] for kernel in kernels) < 1e-6
+
+
+@pytest.mark.parametrize("h", CONSTRAINTS, ids=repr)
+def test_heads_have_the_same_dimension(h: Subgroup) -> None:
+    space = interop._space(h)
+    types = [enn.FieldType(space, [r]) for r in (interop._field(space, h), space.trivial_repr)]
+    assert interop._convolution(*types, 1, bias=False).weights.numel() == kernel_space(h, 1, True, False).n_free
 
 
 def test_a_kernel_without_the_symmetry_is_not_in_their_space() -> None:
@@ -282,6 +292,33 @@ def test_a_relaxed_network_can_break_the_symmetry_and_the_parent_cannot() -> Non
 
     assert error(parent) < 1e-5
     assert error(child) > 1e-3
+
+
+def test_layers_can_be_relaxed_one_after_the_other_and_sequences_in_sequences() -> None:
+    parent = their_network(SPACES["D4"])
+    nested = enn.SequentialModule(enn.SequentialModule(*list(parent)[:4]), enn.SequentialModule(*list(parent)[4:]))
+    child = relax_escnn(relax_escnn(nested.eval(), 1, "C4"), -1, "C2")
+    x = images(parent, 17)
+    y = parent(x).tensor
+    assert float((child(x).tensor - y).abs().max()) < 1e-5 * float(y.abs().max())
+    orders = [m.in_type.gspace.fibergroup.order() for m in child if isinstance(m, enn.R2Conv)]
+    assert orders == [8, 4, 2]
+
+
+def test_networks_may_have_another_type() -> None:
+    parent = their_network(SPACES["C8"]).double()
+    x = enn.GeometricTensor(images(parent, 17).tensor.double(), parent.in_type)
+    child = relax_escnn(parent, 1, "C2")
+    torch.testing.assert_close(child(x).tensor, parent(x).tensor, rtol=1e-6, atol=1e-6)
+    parent.float()  # escnn's own networks share their bases
+    network = network_of("C8", "C8", "C4", "C4").double()
+    first, second = to_escnn(network), to_escnn(network_of("C8", "C8", "C4", "C4"))
+    x = images(first)
+    double = enn.GeometricTensor(x.tensor.double(), first.in_type)
+    torch.testing.assert_close(first(double).tensor.flatten(1), network(double.tensor), rtol=1e-5, atol=1e-5)
+    assert second(x).tensor.dtype == torch.float32  # one network does not change the other
+    again = pickle.loads(pickle.dumps(first))
+    assert torch.equal(again(double).tensor, first(double).tensor)
 
 
 def test_what_cannot_be_relaxed_says_so() -> None:

@@ -16,7 +16,15 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 
 import skequinas
-from skequinas import DifferentiableSearch, EquivariantNASClassifier, EvolutionarySearch, SymmetryDisplay
+from skequinas import (
+    DifferentiableSearch,
+    EquivariantNASClassifier,
+    EvolutionarySearch,
+    OrbitDisplay,
+    SymmetryDisplay,
+    score_test,
+    symmetry_evidence,
+)
 from skequinas.architecture import Architecture, default_architecture
 from skequinas.datasets import make_planted_symmetry
 from skequinas.groups import PointGroup
@@ -29,7 +37,7 @@ from skequinas.moves import (
     warp_images,
 )
 from skequinas.search import Search
-from skequinas.search.evidence import Evidence
+from skequinas.search.evidence import Evidence, orbit_test
 from skequinas.symmetry import LearnedSymmetry
 from skequinas.training import TrainingSettings
 
@@ -86,13 +94,15 @@ def test_pixel_elements_are_those_that_need_no_interpolation() -> None:
     assert pixel_elements(PointGroup.from_name("C5")) == [0]
 
 
-@pytest.mark.parametrize("name", ["C3", "C5", "C8", "C16", "C32", "D6", "D12"])
+@pytest.mark.parametrize("name", ["C3", "C5", "C8", "C16", "C32", "D6", "D12", "D3(10)", "D8(15)", "D4(30)", "D1(30)"])
 def test_with_the_fair_offset_no_copy_is_sharper_than_the_others(name: str) -> None:
     group = PointGroup.from_name(name)
     offset = fair_offset(group)
     angles = [float(group.angle(g)) * (2 if group.is_mirror(g) else 1) + offset for g in group.elements]
     off_grid = [min(a % 90, 90 - a % 90) for a in angles]
-    assert min(off_grid) > 0.25 * 360 / math.lcm(group.n_rotations, 4)
+    step = 360 / math.lcm(group.n_rotations, 4)
+    assert min(off_grid) > (0.39 if group.axis == 0 else 0.1) * step
+    assert abs(offset - step / 2) > 0.09 * step  # half a step would make a C8 of what is a C4
     assert fair_offset(D4) == 0
 
 
@@ -155,6 +165,66 @@ def test_planted_images_of_a_large_group_are_all_interpolated_and_keep_their_typ
     assert not any((m == i).all() for m, i in zip(moved, images, strict=True))
     exact = transform_images(torch.from_numpy(images[:1]).double(), C8, int(elements[0]), fair_offset(C8))[0]
     assert np.abs(moved[0] - exact.numpy()).max() <= (0.5 if dtype is np.uint8 else 1e-4)
+
+
+def test_planted_tasks_may_be_small() -> None:
+    moved, _ = make_planted_symmetry(np.random.default_rng(0).random((4, 8, 8)), group="C8", random_state=0)
+    assert moved.shape == (4, 8, 8)
+
+
+# Evidence
+
+
+def gratings(n: int, seed: int, size: int = 20) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Stripes in all directions, rendered and not interpolated; the class is how wide they are."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:size, :size] - (size - 1) / 2
+    labels = rng.integers(2, size=n)
+    angle, phase = rng.uniform(0, 2 * np.pi, (2, n, 1, 1))
+    along = np.cos(angle) * x + np.sin(angle) * y
+    wave = np.cos((0.8 + 0.25 * labels[:, None, None]) * along + phase) * np.exp(-(x**2 + y**2) / 60)
+    return (wave + 0.3 * rng.standard_normal((n, size, size))).astype(np.float32), labels
+
+
+@pytest.mark.parametrize("name", ["C8", "C3", "D6"])
+def test_what_looks_the_same_from_all_sides_is_not_rejected_for_the_traces_of_interpolation(name: str) -> None:
+    images, labels = gratings(400, 0)
+    network = EquivariantNASClassifier("C1", "none", max_epochs=6, width=8, random_state=0).fit(images, labels)
+    assert network.score(*gratings(500, 1)) > 0.8
+    found = [symmetry_evidence(network, *gratings(600, seed), group=name, random_state=0) for seed in (2, 3, 4)]
+    whole = [evidence[name].raw_p_value for evidence in found]
+    assert max(whole) > 0.05
+    assert min(whole) > 0.005
+
+
+def test_what_does_not_look_the_same_is_rejected() -> None:
+    images, labels = gratings(400, 0)
+    images[labels == 1] += np.linspace(-0.5, 0.5, 20)  # brighter to the right
+    network = EquivariantNASClassifier("C1", "none", max_epochs=6, width=8, random_state=0).fit(
+        images[:200], labels[:200]
+    )
+    evidence = symmetry_evidence(network, images[200:], labels[200:], group="C8", random_state=0)
+    assert evidence["C8"].p_value < 0.001
+    assert evidence["C2"].p_value < 0.001
+
+
+@pytest.mark.parametrize("name", ["D4", "D8", "D16", "D32"])
+def test_adjusted_p_values_can_be_small_in_every_group(name: str) -> None:
+    group = PointGroup.from_name(name)
+    n_tests = len(group.subgroups) - 1
+    sure = np.zeros((33, group.order, 50))
+    sure[:, 0] = 10.0
+    p_value = orbit_test(sure, None, np.random.default_rng(0), max(9999, 1000 * (n_tests + 1) - 1))
+    assert n_tests * p_value < 0.001
+
+
+def test_the_score_test_asks_about_quarter_turns_alone() -> None:
+    model = EquivariantNASClassifier("C8", "none", **SMALL).fit(X[:300], Y[:300])
+    test = score_test(model, X[300:], Y[300:], random_state=0)
+    assert test.group == "C4"
+    assert list(test.p_values) == ["C4", "C2"]
+    with pytest.raises(ValueError, match="constrained to C3"):
+        score_test(EquivariantNASClassifier("C3", "none", **SMALL).fit(X[:300], Y[:300]), X[300:], Y[300:])
 
 
 # Searches
@@ -276,6 +346,32 @@ def test_conjugates_are_merged_where_their_verdicts_are_the_same() -> None:
     assert "turns by 45 degrees" in str(learned)
 
 
+def test_shares_of_some_subgroups_can_be_drawn() -> None:
+    model = EquivariantNASClassifier("D8", DifferentiableSearch(subgroups="chain"), **SMALL).fit(X, Y)
+    display = SymmetryDisplay.from_estimator(model, kind="layers")
+    assert len(display.ax_.get_yticks()) == len(D8.subgroups)
+
+
+def test_orbits_of_large_groups_are_drawn_in_rows() -> None:
+    model = EquivariantNASClassifier("D16", "none", **SMALL).fit(X, Y)
+    display = OrbitDisplay.from_estimator(model, X[0])
+    assert len(display.axes_) == 32
+    assert len({round(ax.get_position().x0, 2) for ax in display.axes_}) <= 6
+
+
+def test_the_third_line_names_some_of_many_groups_in_doubt() -> None:
+    doubtful = {h.name for h in D8.subgroups if h.mirror is not None and h.order == 2}
+    found = {
+        h.name: Evidence(
+            0.9, 0.01, 0.0, 0.01, 0.005 if h.name in doubtful else 1.0 if h.order == 1 else 0.0005, 0.5, 0.001
+        )
+        for h in D8.subgroups
+    }
+    text = str(LearnedSymmetry("D8", "C1", {}, {}, evidence=found))
+    assert "5 other groups" in text
+    assert text.count("D1(") < 6
+
+
 # Augmentation
 
 
@@ -312,6 +408,15 @@ def test_images_are_not_turned_where_the_model_is_not_to_look_the_same(monkeypat
     options = {name: value for name, value in SMALL.items() if name != "width"}
     EquivariantNASClassifier("C4", "none", architecture=architecture, augment="continuous", **options).fit(X, Y)
     assert not calls
+
+
+def test_mirrors_alone_are_no_reason_to_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = spied(monkeypatch)
+    for group, search in (("D1(90)", "none"), ("D1(90)", EvolutionarySearch(1))):
+        EquivariantNASClassifier(group, search, augment="continuous", **SMALL).fit(X, Y)
+    assert not calls
+    EquivariantNASClassifier("C1", "none", augment="continuous", **SMALL).fit(X, Y)  # an ordinary CNN
+    assert calls
 
 
 def test_the_search_never_turns_images(monkeypatch: pytest.MonkeyPatch) -> None:

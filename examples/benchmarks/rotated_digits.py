@@ -93,7 +93,9 @@ def main() -> None:
                 continue
             shape: dict[str, Any] = {"width": options.width}
             if options.kernel:
-                usual = default_architecture(settings["group"], 28, 1, 10, width=options.width)
+                device = "cuda" if torch.cuda.is_available() else "cpu"
+                task = {"n_samples": options.train, "device": device, "width": options.width}
+                usual = default_architecture(settings["group"], 28, 1, 10, **task)
                 sizes = (options.kernel,) * len(usual.kernel_sizes)
                 shape = {"architecture": replace(usual, kernel_sizes=sizes)}
             model = EquivariantNASClassifier(**settings, **common, **shape, random_state=seed)

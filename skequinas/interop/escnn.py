@@ -247,6 +247,7 @@ class EscnnNetwork(enn.SequentialModule):
 def _rebuild(architecture: Architecture, training: bool, state: dict[str, Tensor]) -> EscnnNetwork:
     network = EscnnNetwork(architecture)
     network.train(training)
+    network.to(next(value for name, value in state.items() if name.endswith("weights")))
     network.load_state_dict(state)
     return network
 
@@ -286,7 +287,7 @@ def _convolution(in_type: enn.FieldType, out_type: enn.FieldType, kernel_size: i
     """A convolution of escnn with the rings and the frequencies of our harmonic basis."""
     rings = HarmonicBasis(kernel_size).rings
     highest = {float(r): m for r, _, m in rings}
-    return enn.R2Conv(
+    conv = enn.R2Conv(
         in_type,
         out_type,
         kernel_size,
@@ -297,6 +298,20 @@ def _convolution(in_type: enn.FieldType, out_type: enn.FieldType, kernel_size: i
         frequencies_cutoff=lambda r: highest[float(r)],
         initialize=False,
     )
+    return _with_own_basis(conv)
+
+
+def _with_own_basis(conv: enn.R2Conv) -> enn.R2Conv:
+    """The convolution with a sampled basis of its own.
+
+    Escnn lets all convolutions of the process share one, so that moving one network to another device or type breaks
+    the others.
+    """
+    for name, block in conv.basisexpansion.named_children():
+        own = copy.copy(block)
+        own._buffers = {key: None if b is None else b.clone() for key, b in block._buffers.items()}
+        conv.basisexpansion._modules[name] = own
+    return conv
 
 
 def to_escnn(model: BaseEquivariantNAS | EquivariantNetwork) -> EscnnNetwork:
@@ -327,6 +342,7 @@ def to_escnn(model: BaseEquivariantNAS | EquivariantNetwork) -> EscnnNetwork:
     """
     network: EquivariantNetwork = model.network_ if isinstance(model, BaseEquivariantNAS) else model
     exported = EscnnNetwork(network.architecture)
+    exported.to(next(network.parameters()))
     convolutions = [m for m in exported if isinstance(m, enn.R2Conv)]
     norms = [m for m in exported if isinstance(m, enn.InnerBatchNorm)]
     with torch.no_grad():
@@ -353,23 +369,23 @@ def _set_filter(conv: enn.R2Conv, kernel: Tensor, bias: Tensor | None) -> None:
     """
     training = conv.training
     conv.train()  # in eval mode it keeps an expanded filter
-    solution, rest = _solve(conv.basisexpansion, kernel.detach().double(), conv.weights.numel())
+    solution, rest = _solve(conv.basisexpansion, kernel, conv.weights)
     if rest > 1e-4:
         raise ValueError(
             f"The kernel of {conv} is not in the space of its convolution: a part of {rest:.1e} of it is left over."
         )
     conv.weights.data.copy_(solution)
     if conv.bias is not None:
-        expansion = conv.bias_expansion.double()
-        wanted = torch.zeros(len(expansion), dtype=torch.float64) if bias is None else bias.detach().double()
+        expansion = conv.bias_expansion.double().cpu()
+        wanted = torch.zeros(len(expansion), dtype=torch.float64) if bias is None else bias.detach().double().cpu()
         conv.bias.data.copy_(torch.linalg.lstsq(expansion, wanted[:, None]).solution[:, 0])
     conv.train(training)
 
 
-def _solve(expansion: nn.Module, kernel: Tensor, n_weights: int) -> tuple[Tensor, float]:
+def _solve(expansion: nn.Module, kernel: Tensor, like: Tensor) -> tuple[Tensor, float]:
     """The weights of a basis expansion whose filter is nearest to a kernel, and what is left over, relative to it."""
-    expansion = copy.deepcopy(expansion).double()
-    wanted = kernel.flatten()
+    n_weights, wanted = like.numel(), kernel.detach().double().cpu().flatten()
+    expansion.to("cpu", torch.float64)
 
     def expand(weights: NDArray[np.float64]) -> NDArray[np.float64]:
         with torch.no_grad():
@@ -386,6 +402,7 @@ def _solve(expansion: nn.Module, kernel: Tensor, n_weights: int) -> tuple[Tensor
     operator = LinearOperator((wanted.numel(), n_weights), matvec=expand, rmatvec=back, dtype=np.float64)
     solution = lsqr(operator, wanted.numpy(), atol=1e-12, btol=1e-12, iter_lim=1000)[0]
     rest = np.linalg.norm(expand(solution) - wanted.numpy()) / max(float(wanted.norm()), 1e-30)
+    expansion.to(like.device, like.dtype)
     return torch.from_numpy(solution), float(rest)
 
 
@@ -414,8 +431,8 @@ def relax_escnn(module: enn.SequentialModule, layer: int, subgroup: Any) -> enn.
     Parameters
     ----------
     module : escnn.nn.SequentialModule
-        R2Conv, InnerBatchNorm, ReLU, ELU, pooling, GroupPooling, dropout and masks, one after the other. It is left as
-        it is.
+        R2Conv, InnerBatchNorm, ReLU, ELU, pooling, GroupPooling, dropout and masks, one after the other; before the
+        layer also a restriction, such as this function makes. It is left as it is.
     layer : int
         Which of its convolutions to relax, from 0; -1 is the last.
     subgroup : str, Subgroup or the id of a subgroup in escnn
@@ -426,7 +443,7 @@ def relax_escnn(module: enn.SequentialModule, layer: int, subgroup: Any) -> enn.
     escnn.nn.SequentialModule
         The modules before the layer as copies, a restriction, and the layer with all that follow as modules of the
         subgroup: what comes after a broken symmetry cannot have it again. Weights and statistics are taken over; the
-        filters differ by round-off.
+        filters differ by round-off. Like all networks of escnn it cannot be pickled: keep its ``state_dict``.
 
     References
     ----------
@@ -443,17 +460,17 @@ def relax_escnn(module: enn.SequentialModule, layer: int, subgroup: Any) -> enn.
     >>> child.out_type.gspace.fibergroup.order()
     4
     """
-    modules = list(module)
+    modules = list(_flat(module))
     places = [i for i, m in enumerate(modules) if isinstance(m, enn.R2Conv)]
-    for m in modules:
-        if not isinstance(m, (enn.R2Conv, *_POINTWISE)):
-            raise TypeError(
-                f"module holds a {type(m).__name__}, which relax_escnn cannot take over. It knows R2Conv, "
-                f"{', '.join(kind.__name__ for kind in _POINTWISE)}."
-            )
     if not -len(places) <= layer < len(places):
         raise ValueError(f"layer={layer} is none of the {len(places)} convolutions of the module.")
     first = places[layer]
+    for m in modules[first:]:
+        if not isinstance(m, (enn.R2Conv, *_POINTWISE)):
+            raise TypeError(
+                f"The layer is followed by a {type(m).__name__}, which relax_escnn cannot restrict. It knows R2Conv, "
+                f"{', '.join(kind.__name__ for kind in _POINTWISE)}."
+            )
     name = _subgroup_id(modules[first].in_type.gspace, subgroup)
     relaxed = [_retyped(m, m.in_type, m.out_type) for m in modules[:first]]
     relaxed.append(enn.RestrictionModule(modules[first].in_type, name))
@@ -461,6 +478,12 @@ def relax_escnn(module: enn.SequentialModule, layer: int, subgroup: Any) -> enn.
         types = m.in_type.restrict(name), m.out_type.restrict(name)
         relaxed.append(_restricted(m, *types) if isinstance(m, enn.R2Conv) else _retyped(m, *types))
     return enn.SequentialModule(*relaxed).train(module.training)
+
+
+def _flat(module: enn.SequentialModule) -> Iterable[enn.EquivariantModule]:
+    """The modules of a sequence, and of the sequences in it."""
+    for m in module:
+        yield from _flat(m) if isinstance(m, enn.SequentialModule) else (m,)
 
 
 def _subgroup_id(space: gspaces.GSpace2D, subgroup: Any) -> Any:
@@ -510,6 +533,7 @@ def _restricted(conv: enn.R2Conv, in_type: enn.FieldType, out_type: enn.FieldTyp
         frequencies_cutoff=_cutoff(conv),
         initialize=False,
     )
+    child = _with_own_basis(child).to(conv.weights)
     with torch.no_grad():
         kernel, bias = conv.expand_parameters()
         _set_filter(child, kernel, bias)
