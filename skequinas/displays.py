@@ -487,7 +487,7 @@ class OrbitDisplay:
         agreement, n = self.agreement, len(self.names)
         if axes is None:
             n_rows = 1 if n <= 4 else max(2, -(-n // 6))
-            figure = _figure(2.15 * n_rows + 0.4)
+            figure = _figure((2.15 if n <= 8 else 1.6) * n_rows + 0.4)
             figure.get_layout_engine().set(w_pad=0.08)
             axes = figure.subplots(n_rows, -(-n // n_rows), squeeze=False).ravel()
             for unused in axes[n:]:
