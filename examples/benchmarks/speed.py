@@ -1,0 +1,324 @@
+"""What symmetry costs: times as ratios to an ordinary CNN with the same channels, side by side in one process.
+
+    python examples/benchmarks/speed.py
+    python examples/benchmarks/speed.py --parts steps --paper --rounds 5
+
+Rows that are compared take turns within a round, in a new order each time, and a ratio is taken within its round; the
+table gives the median and the quartiles over the rounds. Beside this package's layers stand two reference forms:
+a mixed layer with one convolution for each subgroup, as published, and a group convolution that builds its kernel by
+turning and stacking. On a CUDA machine the same runs there, timed by events, in float32 without TF32.
+
+Parts: build (construction and import), steps (training steps), predict, fit (whole fits of each search against one
+training of the chosen architecture), memory (of a fit with 50,000 images), scaling (with images and with subgroups).
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from skequinas import EquivariantNASClassifier
+from skequinas.architecture import Architecture, default_architecture, paper_architecture
+from skequinas.filters import kernel_space
+from skequinas.groups import PointGroup, Subgroup
+from skequinas.layers import MixedGroupConv2d, SymmetricAvgPool2d
+from skequinas.moves import transform_images
+from skequinas.networks import EquivariantNetwork
+
+D4 = PointGroup.from_name("D4")
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+# What is compared
+
+
+def ordinary_cnn(architecture: Architecture) -> nn.Sequential:
+    """A plain network of torch with the channels of an architecture."""
+    order, channels, size = architecture.group.order, architecture.in_channels, architecture.image_size
+    layers: list[nn.Module] = []
+    for fields, kernel, pool in zip(architecture.fields, architecture.kernel_sizes, architecture.pools, strict=True):
+        layers += [nn.Conv2d(channels, fields * order, kernel, padding=kernel // 2, bias=False)]
+        layers += [nn.BatchNorm2d(fields * order), nn.ReLU(inplace=True)]
+        channels = fields * order
+        if pool:
+            layers.append(SymmetricAvgPool2d.plain(size))
+            size = (size + 1) // 2
+    hidden = architecture.hidden
+    head = [nn.Linear(channels, hidden), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, architecture.n_outputs)]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), *head)
+
+
+class NaiveMixed(nn.Module):
+    """A mixed layer with one convolution for each subgroup."""
+
+    def __init__(self, layer: MixedGroupConv2d) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve with each kernel, and add up what comes out."""
+        shares = self.layer.shares()
+        padding, parts = self.layer.kernel_size // 2, self.layer.weights.parts()
+        spaces = self.layer.weights.spaces
+        kernels = (space.sample(space.expand(part)) for space, part in zip(spaces, parts, strict=True))
+        total = sum(z * F.conv2d(x, kernel, padding=padding) for z, kernel in zip(shares, kernels, strict=True))
+        assert isinstance(total, Tensor)
+        return total
+
+
+class StackedConv(nn.Module):
+    """A group convolution of the whole group that turns its filters one by one and stacks them."""
+
+    def __init__(self, group: PointGroup, in_fields: int, out_fields: int, kernel_size: int, regular_in: bool) -> None:
+        super().__init__()
+        self.group, self.regular_in = group, regular_in
+        shape = (out_fields, in_fields, group.order if regular_in else 1, kernel_size, kernel_size)
+        self.weight = nn.Parameter(torch.randn(shape) / (in_fields * shape[2] * kernel_size**2) ** 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Turn, stack, convolve."""
+        turned = []
+        for h in self.group.elements:
+            own = transform_images(self.weight, self.group, h)
+            if self.regular_in:
+                back = [self.group.multiply(self.group.inverse(h), g) for g in self.group.elements]
+                own = own[:, :, back]
+            turned.append(own)
+        kernel = torch.stack(turned, 1).flatten(2, 3).flatten(0, 1)
+        return F.conv2d(x, kernel, padding=kernel.shape[-1] // 2)
+
+
+def with_convolutions(architecture: Architecture, make: Callable[[int], nn.Module]) -> nn.Sequential:
+    """The ordinary network with other convolutions."""
+    network = ordinary_cnn(architecture)
+    places = [i for i, m in enumerate(network) if isinstance(m, nn.Conv2d)]
+    for number, place in enumerate(places):
+        network[place] = make(number)
+    return network
+
+
+def networks(architecture: Architecture) -> dict[str, nn.Module]:
+    """Everything whose training step is timed, the ordinary CNN, in the faster memory format, the first."""
+
+    def constrained(h: Subgroup) -> nn.Module:
+        return EquivariantNetwork(architecture.with_constraints((h,) * architecture.n_layers))
+
+    def mixed(number: int) -> MixedGroupConv2d:
+        shape = architecture.layer_shape(number) | {"bias": False}
+        return MixedGroupConv2d(D4.subgroups, **shape)
+
+    def stacked(number: int) -> StackedConv:
+        shape = architecture.layer_shape(number)
+        return StackedConv(D4, shape["in_fields"], shape["out_fields"], shape["kernel_size"], shape["regular_in"])
+
+    found: dict[str, nn.Module] = {
+        "ordinary CNN, channels last": ordinary_cnn(architecture).to(memory_format=torch.channels_last),
+        "ordinary CNN, channels first": ordinary_cnn(architecture),
+    }
+    found |= {f"constrained to {h}": constrained(h) for h in map(D4.subgroup, ("D4", "C4", "D2(0)", "D1(45)", "C1"))}
+    whole = architecture.with_constraints((D4.subgroups,) * architecture.n_layers)
+    found["mixed over all ten subgroups"] = EquivariantNetwork(whole)
+    found["reference: one convolution for each subgroup"] = with_convolutions(
+        architecture, lambda number: NaiveMixed(mixed(number))
+    )
+    found["reference: turned and stacked (D4)"] = with_convolutions(architecture, stacked)
+    return found
+
+
+# Timing
+
+
+def synchronise() -> None:
+    """Wait for the device."""
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def seconds_of(action: Callable[[], object], times: int = 1) -> float:
+    """The seconds of an action."""
+    synchronise()
+    started = time.perf_counter()
+    for _ in range(times):
+        action()
+    synchronise()
+    return (time.perf_counter() - started) / times
+
+
+def in_rounds(actions: dict[str, Callable[[], object]], rounds: int, times: int) -> dict[str, list[float]]:
+    """Seconds of several actions that take turns, in a new order in each round."""
+    rng, seconds = np.random.default_rng(0), {name: [0.0] * rounds for name in actions}
+    for action in actions.values():
+        action()  # warm-up
+    for number in range(rounds):
+        for name in rng.permutation(list(actions)):
+            seconds[name][number] = seconds_of(actions[name], times)
+    return seconds
+
+
+def report(title: str, seconds: dict[str, list[float]], unit: float = 1e3, per: str = "ms") -> None:
+    """A table of medians and of ratios to the first row."""
+    first = np.array(next(iter(seconds.values())))
+    print(f"\n{title}\n\n| what | {per}: median | ratio to the first row: median (quartiles) |\n| --- | --- | --- |")
+    for name, own in seconds.items():
+        low, middle, high = np.percentile(np.array(own) / first, [25, 50, 75])
+        print(f"| {name} | {unit * np.median(own):.1f} | {middle:.3f} ({low:.3f} to {high:.3f}) |", flush=True)
+
+
+def training_step(network: nn.Module, batch: Tensor, labels: Tensor) -> Callable[[], object]:
+    """One step of AdamW."""
+    network.train().to(DEVICE)
+    optimizer = torch.optim.AdamW(network.parameters(), 1e-4, fused=True)
+
+    def step() -> None:
+        loss = F.cross_entropy(network(batch), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+# The parts
+
+
+def build(options: argparse.Namespace) -> None:
+    """Construction, and import beyond torch's and scikit-learn's own."""
+    architecture = paper_architecture("D4", 28, 1, 10)
+    first = seconds_of(lambda: EquivariantNetwork(architecture))
+    kernel_space.cache_clear()
+    again = [seconds_of(lambda: EquivariantNetwork(architecture)) for _ in range(options.rounds)]
+    plain = [seconds_of(lambda: ordinary_cnn(architecture)) for _ in range(options.rounds)]
+    print(f"\nbuilding the paper's network: {first:.3f} s the first time, {np.median(again):.3f} s again;", end=" ")
+    print(f"the ordinary CNN {np.median(plain):.3f} s")
+    base = "import torch, sklearn.base, sklearn.model_selection"
+    times: dict[str, list[float]] = {base: [], f"{base}, skequinas": []}
+    for _ in range(options.rounds):
+        for code, own in times.items():
+            own.append(seconds_of(lambda code=code: subprocess.run([sys.executable, "-c", code], check=True)))
+    alone, both = (np.median(own) for own in times.values())
+    print(f"importing torch and scikit-learn {alone:.2f} s, with skequinas {both:.2f} s")
+
+
+def steps(options: argparse.Namespace) -> None:
+    """Training steps."""
+    make = paper_architecture if options.paper else default_architecture
+    architecture = make("D4", 28, 1, 10)
+    batch = torch.randn(64, 1, 28, 28, device=DEVICE)
+    labels = torch.randint(10, (64,), device=DEVICE)
+    actions = {name: training_step(network, batch, labels) for name, network in networks(architecture).items()}
+    title = f"training step, batch 64, channels {tuple(f * 8 for f in architecture.fields)}"
+    report(title, in_rounds(actions, options.rounds, 1 if options.paper else 5))
+
+
+def digits(n: int, size: int = 28) -> tuple[np.ndarray, np.ndarray]:
+    """scikit-learn's digits, drawn larger and repeated with noise: uint8, (n, size, size)."""
+    X, y = load_digits(return_X_y=True)
+    rows = np.random.default_rng(0).integers(len(X), size=n)
+    images = F.interpolate(torch.from_numpy(X.reshape(-1, 1, 8, 8)).float(), (size, size), mode="bilinear")[:, 0]
+    noise = np.random.default_rng(1).integers(0, 30, (n, size, size), dtype=np.uint8)
+    return (images.clamp(0, 15) * 14).to(torch.uint8).numpy()[rows] + noise, y[rows]
+
+
+def predict(options: argparse.Namespace) -> None:
+    """Images per second of a fitted estimator, and of an ordinary CNN with folded batch norm on the same path."""
+    X, y = digits(4096)
+    model = EquivariantNASClassifier("D4", "none", max_epochs=1, random_state=0).fit(X[:512], y[:512])
+    ordinary = EquivariantNASClassifier("C1", "none", max_epochs=1, random_state=0).fit(X[:512], y[:512])
+    seconds = in_rounds(
+        {"ordinary CNN, folded": lambda: ordinary.predict(X), "constrained to D4": lambda: model.predict(X)},
+        options.rounds,
+        1,
+    )
+    report("predict, 4,096 images 28x28", seconds)
+
+
+def fit(options: argparse.Namespace) -> None:
+    """Whole fits against one training of the architecture that was chosen."""
+    X, y = digits(options.images)
+    for search in ("evolutionary", "differentiable"):
+        pairs = []
+        for seed in range(options.rounds if options.rounds < 3 else 3):
+            model = EquivariantNASClassifier("D4", search, random_state=seed)
+            whole = seconds_of(lambda model=model: model.fit(X, y))
+            fixed = EquivariantNASClassifier("D4", "none", architecture=model.architecture_, random_state=seed)
+            pairs.append((whole, seconds_of(lambda fixed=fixed: fixed.fit(X, y))))
+            print(f"{search}, seed {seed}: {model.architecture_}, {pairs[-1][0]:.1f} s, fixed {pairs[-1][1]:.1f} s")
+        ratios = [a / b for a, b in pairs]
+        print(f"{search}: whole fit / fixed fit {np.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+
+
+def memory(options: argparse.Namespace) -> None:
+    """Peak memory of a fit beyond the data, in a process of its own."""
+    if options.inner:
+        with np.load(options.inner) as file:  # made elsewhere, so that making it is not part of the peak
+            X, y = file["X"], file["y"]
+        EquivariantNASClassifier("D4", "none", max_epochs=0.5, random_state=0).fit(X[:2000], y[:2000])  # code, caches
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        EquivariantNASClassifier("D4", "none", max_epochs=0.02, random_state=0).fit(X, y)
+        after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        print(
+            f"fit of 50,000 images ({X.nbytes / 2**20:.0f} MiB): peak memory grows by {(after - before) / 1024:.0f} MiB"
+        )
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        X, y = digits(50_000)
+        np.savez(f"{folder}/digits.npz", X=X, y=y)
+        subprocess.run([sys.executable, __file__, "--parts", "memory", "--inner", f"{folder}/digits.npz"], check=True)
+
+
+def scaling(options: argparse.Namespace) -> None:
+    """Cost against the number of images, and of subgroups that are mixed."""
+    X, y = digits(8000)
+    seconds = {
+        n: seconds_of(
+            lambda n=n: EquivariantNASClassifier("D4", "none", max_epochs=2, random_state=0).fit(X[:n], y[:n])
+        )
+        for n in (1000, 2000, 4000, 8000)
+    }
+    print("\nfit of 2 epochs:", ", ".join(f"{n} images {s:.1f} s" for n, s in seconds.items()))
+    architecture = default_architecture("D4", 28, 1, 10)
+    batch = torch.randn(64, 1, 28, 28, device=DEVICE)
+    labels = torch.randint(10, (64,), device=DEVICE)
+    actions = {}
+    for n in (1, 2, 5, 10):
+        constraints = (D4.subgroups[:n],) * architecture.n_layers
+        network = EquivariantNetwork(architecture.with_constraints(constraints))
+        actions[f"mixed over {n}"] = training_step(network, batch, labels)
+    report("training step of a mixed network", in_rounds(actions, options.rounds, 5))
+
+
+PARTS = {"build": build, "steps": steps, "predict": predict, "fit": fit, "memory": memory, "scaling": scaling}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument(
+        "--paper", action="store_true", help="steps of the paper's network: 8 layers, 128 and 256 channels"
+    )
+    parser.add_argument("--images", type=int, default=2000, help="of the whole fits")
+    parser.add_argument("--inner", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    if not options.inner:
+        threads = torch.get_num_threads()
+        print(f"torch {torch.__version__}, {threads} threads, {DEVICE}, {platform.machine()}, {options.rounds} rounds")
+    for part in options.parts:
+        PARTS[part](options)
+
+
+if __name__ == "__main__":
+    main()
