@@ -33,7 +33,8 @@ class LearnedSymmetry:
         The group in which the search looked.
     group : str
         The group to which the fitted function is constrained: its value for an image, padded to a square, cannot change
-        under the elements of this group.
+        under the elements of this group, but for those that the pixel grid cannot do exactly, such as turns by 45
+        degrees; how much it does then stands in ``measured_change``.
     constraints : dict
         From the name of each layer ("layer 1", ..., "head") to the name of its constraint.
     measured_change : dict
