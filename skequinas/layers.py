@@ -321,25 +321,26 @@ class _OrbitBatchNorm(torch.autograd.Function):
         between, mean = torch.var_mean(means.unflatten(0, (-1, order)), 1, correction=0)
         var = variances.unflatten(0, (-1, order)).mean(1) + between
         mean_each, var_each, scale, shift = _each(order, mean, var, weight, bias)
-        ctx.save_for_backward(x, scale, mean_each, (var_each + eps).rsqrt())
+        ctx.save_for_backward(x, scale, mean_each, var_each)
         ctx.order, ctx.eps = order, eps
         ctx.mark_non_differentiable(mean, var)
         return F.batch_norm(x, mean_each, var_each, scale, shift, eps=eps), mean, var
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        x, scale, mean, precision = ctx.saved_tensors
-        # as if the statistics were those of the channel: less the mean of dy, and its part along x
+        x, scale, mean, var = ctx.saved_tensors
+        # as if the statistics were given
         grad_x, *sums = torch.ops.aten.native_batch_norm_backward(
-            grad, x, scale, None, None, mean, precision, True, ctx.eps, [True, True, True]
+            grad, x, scale, mean, var, None, None, False, ctx.eps, [True, True, True]
         )
-        # they are those of the field: the difference is an affine map of x too
-        channel_sums = torch.stack(sums).unflatten(1, (-1, ctx.order))
-        field_sums = channel_sums.sum(2, keepdim=True)
-        factors = scale * (channel_sums - field_sums / ctx.order).flatten(1) / (x.numel() // len(scale))
-        slope, shift = factors * precision
-        grad_x += F.batch_norm(x, mean, precision.pow(-2), slope, shift, eps=0.0)
-        return grad_x, *field_sums.squeeze(2).unbind(), None, None
+        # they are those of the field: less the mean of dy, and its part along x, which is an affine map of x
+        field_sums = torch.stack(sums).unflatten(1, (-1, ctx.order)).sum(2)
+        along, level = _each(ctx.order, *(field_sums * len(scale) / (x.numel() * ctx.order)))
+        precision = (var + ctx.eps).rsqrt()
+        slope = -scale * precision.square() * along
+        shift = -scale * precision * level - slope * mean
+        grad_x.addcmul_(x, slope.reshape(-1, 1, 1)).add_(shift.reshape(-1, 1, 1))
+        return grad_x, *field_sums.unbind(), None, None
 
 
 class CircularMask(nn.Module):
