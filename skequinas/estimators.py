@@ -20,6 +20,7 @@ from skequinas._base import BaseEquivariantNAS, relative_weights
 from skequinas.architecture import Architecture
 from skequinas.groups import PointGroup, Subgroup
 from skequinas.monitor import FitProgress
+from skequinas.networks import undrawn
 from skequinas.search import Search
 from skequinas.training import CLASSIFICATION, REGRESSION
 
@@ -451,7 +452,7 @@ class EquivariantNASRegressor(RegressorMixin, BaseEquivariantNAS):
         return tags
 
     def _output_layer(self) -> nn.Module:
-        layer: nn.Linear = nn.utils.skip_init(nn.Linear, self._n_outputs, self._n_outputs, dtype=torch.float32)
+        layer = undrawn(nn.Linear, self._n_outputs, self._n_outputs, dtype=torch.float32)
         with torch.no_grad():
             layer.weight.copy_(torch.diag(torch.from_numpy(self.target_scaler_.scale_)))
             layer.bias.copy_(torch.from_numpy(self.target_scaler_.mean_))
