@@ -89,7 +89,9 @@ class KernelSpace:
     @cached_property
     def representatives(self) -> NDArray[np.int64]:
         """The coefficients that are the free weights, by number: those of the first block of every orbit."""
-        return _numbers(self._first_blocks, self.basis.n_atoms)
+        n_atoms = self.basis.n_atoms
+        numbers: NDArray[np.int64] = (self._first_blocks[:, None] * n_atoms + np.arange(n_atoms)).ravel()
+        return numbers
 
     @cached_property
     def matrix(self) -> csr_array:
@@ -158,12 +160,6 @@ class KernelSpace:
             inverse = torch.from_numpy(np.linalg.pinv(self.basis.atoms).T.copy()).to(kernel)
             rows = inverse @ rows.reshape(m_out * m_in, size * size, n_out * n_in)
         return rows.reshape(self.n_coefficients, n_out, n_in)
-
-
-def _numbers(blocks: NDArray[np.int64], n_atoms: int) -> NDArray[np.int64]:
-    """The numbers of the coefficients in some blocks."""
-    numbers: NDArray[np.int64] = (blocks[:, None] * n_atoms + np.arange(n_atoms)).ravel()
-    return numbers
 
 
 @cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from unittest import SkipTest
 
 import pytest
 from sklearn.base import BaseEstimator
@@ -37,6 +38,15 @@ REASONS = {
 }
 
 
+NOT_RUN = {"check_array_api_input"}  # it needs SCIPY_ARRAY_API
+
+
+def name_of(check: Any) -> str:
+    """The name of a check of scikit-learn, which may be a partial function."""
+    name: str = getattr(check, "func", check).__name__
+    return name
+
+
 def expected_failures(_: BaseEstimator) -> dict[str, str]:
     """What cannot pass, with the reason."""
     return REASONS
@@ -44,9 +54,14 @@ def expected_failures(_: BaseEstimator) -> dict[str, str]:
 
 @parametrize_with_checks(MODELS, expected_failed_checks=expected_failures)  # strictly: pyproject.toml says so
 def test_the_checks_of_scikit_learn_pass(estimator: BaseEstimator, check: Callable[[BaseEstimator], None]) -> None:
-    check(estimator)
+    try:
+        check(estimator)
+    except SkipTest:
+        assert name_of(check) in NOT_RUN
+        raise
 
 
 @pytest.mark.parametrize("estimator", MODELS, ids=str)
-def test_there_are_at_least_50_checks_for_each(estimator: BaseEstimator) -> None:
-    assert len(list(estimator_checks_generator(estimator))) >= 50
+def test_at_least_50_checks_pass_for_each(estimator: BaseEstimator) -> None:
+    names = [name_of(check) for _, check in estimator_checks_generator(estimator)]
+    assert sum(name not in NOT_RUN | REASONS.keys() for name in names) >= 50  # each of these passes, or fails the tests

@@ -376,7 +376,7 @@ def test_images_of_many_shapes_are_learned(
     assert np.isfinite(model.predict_proba(images)).all()
     changes = model.learned_symmetry_.measured_change
     group = model.architecture_.symmetry
-    assert all(changes[D4.element_name(g)] < 1e-3 for g in group.elements)  # the outputs hardly vary yet
+    assert all(changes[D4.element_name(g)] < 1e-4 for g in group.elements)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@
 Rows that are compared take turns within a round, in a new order each time, and a ratio is taken within its round; the
 table gives the median and the quartiles over the rounds. Beside this package's layers stand two reference forms:
 a mixed layer with one convolution for each subgroup, as published, and a group convolution that builds its kernel by
-turning and stacking. On a CUDA machine the same runs there, timed by events, in float32 without TF32.
+turning and stacking. On a CUDA machine the same runs there, in float32 without TF32, and
+waits for the device at both ends of what is timed.
 
 Parts: build (construction and import), steps (training steps), predict, fit (whole fits of each search against one
 training of the chosen architecture), memory (of a fit with 50,000 images), scaling (with images and with subgroups).
