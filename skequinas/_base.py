@@ -391,7 +391,7 @@ class BaseEquivariantNAS(CallbackSupportMixin, BaseEstimator, ABC):
     def __getstate__(self) -> Any:
         """What is pickled: a group of escnn, which cannot be, becomes ours."""
         state = super().__getstate__()
-        if not isinstance(state["group"], str | Subgroup):
+        if type(state["group"]).__module__.startswith("escnn."):
             state = state | {"group": parse_group(state["group"])}
         return state
 
