@@ -138,6 +138,10 @@ class EquivariantConv2d(nn.Module):
         """Convolve, with zero padding that keeps the size of the map."""
         return F.conv2d(x, self.kernel(), self.offset(), padding=self.kernel_size // 2)
 
+    def without_offset(self, x: Tensor) -> Tensor:
+        """Convolve, and leave the bias to the batch norm that follows, where it costs nothing."""
+        return F.conv2d(x, self.kernel(), padding=self.kernel_size // 2)
+
     def extra_repr(self) -> str:
         """What ``repr`` shows."""
         names = ", ".join(h.name for h in self.constraints)
@@ -283,18 +287,18 @@ class OrbitBatchNorm2d(nn.BatchNorm2d):
         super().__init__(fields)
         self.group = group
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise ``(batch, fields * |G|, height, width)``."""
+    def forward(self, x: Tensor, offset: Tensor | None = None) -> Tensor:
+        """Normalise ``(batch, fields * |G|, height, width)``, to whose channels an offset may be added before."""
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.momentum is not None
         order = self.group.order
         if not self.training:
-            mean, var = _each(order, self.running_mean, self.running_var)
-            scale, shift = _each(order, self.weight, self.bias)
-            return F.batch_norm(x, mean, var, scale, shift, eps=self.eps)
+            slope = self.weight * (self.running_var + self.eps).rsqrt()
+            slope, shift = _each(order, slope, self.bias - slope * self.running_mean)
+            return _affine(x, slope, _shifted(shift, slope, offset))
         y: Tensor
-        y, mean, var = _OrbitBatchNorm.apply(x, self.weight, self.bias, order, self.eps)
+        y, mean, var = _OrbitBatchNorm.apply(x, offset, self.weight, self.bias, order, self.eps)
         n = x.numel() // self.num_features
         self.running_mean.lerp_(mean, self.momentum)
         self.running_var.lerp_(var * (n / (n - 1)), self.momentum)
@@ -303,7 +307,18 @@ class OrbitBatchNorm2d(nn.BatchNorm2d):
 
 def _each(order: int, *values: Tensor) -> tuple[Tensor, ...]:
     """Each of several values for a field to the values for its channels."""
-    return torch.stack(values).repeat_interleave(order, dim=1).unbind()
+    stacked = torch.stack(values).unsqueeze(2)
+    return stacked.expand(-1, -1, order).flatten(1).contiguous().unbind()  # of one field, flatten makes a view
+
+
+def _affine(x: Tensor, slope: Tensor, shift: Tensor) -> Tensor:
+    """An affine map of every channel, in one pass."""
+    return torch.addcmul(shift.reshape(-1, 1, 1), x, slope.reshape(-1, 1, 1))
+
+
+def _shifted(shift: Tensor, slope: Tensor, offset: Tensor | None) -> Tensor:
+    """The shift of an affine map that is given x without the offset."""
+    return shift if offset is None else torch.addcmul(shift, slope, offset)
 
 
 class _OrbitBatchNorm(torch.autograd.Function):
@@ -315,32 +330,49 @@ class _OrbitBatchNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, order: int, eps: float
+        ctx: Any, x: Tensor, offset: Tensor | None, weight: Tensor, bias: Tensor, order: int, eps: float
     ) -> tuple[Tensor, Tensor, Tensor]:
         means, variances = torch.ops.aten.batch_norm_update_stats(x, None, None, 0.0)
+        if offset is not None:
+            means += offset
         between, mean = torch.var_mean(means.unflatten(0, (-1, order)), 1, correction=0)
-        var = variances.unflatten(0, (-1, order)).mean(1) + between
-        mean_each, var_each, scale, shift = _each(order, mean, var, weight, bias)
-        ctx.save_for_backward(x, scale, mean_each, var_each)
-        ctx.order, ctx.eps = order, eps
+        var = variances.unflatten(0, (-1, order)).mean(1).add_(between)
+        precision = (var + eps).rsqrt_()
+        slope = weight * precision
+        ctx.save_for_backward(x, offset, slope, means, mean, precision)
+        ctx.order = order
         ctx.mark_non_differentiable(mean, var)
-        return F.batch_norm(x, mean_each, var_each, scale, shift, eps=eps), mean, var
+        slope_each, shift_each = _each(order, slope, bias - slope * mean)
+        return _affine(x, slope_each, _shifted(shift_each, slope_each, offset)), mean, var
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        x, scale, mean, var = ctx.saved_tensors
-        # as if the statistics were given
-        grad_x, *sums = torch.ops.aten.native_batch_norm_backward(
-            grad, x, scale, mean, var, None, None, False, ctx.eps, [True, True, True]
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor, Tensor | None, Tensor, Tensor, None, None]:
+        x, offset, slope, means, mean, precision = ctx.saved_tensors
+        mean_each, precision_each = _each(ctx.order, mean, precision)
+        # sums over a channel, in one pass, of dy along the normalised x, and of dy
+        _, *sums = torch.ops.aten.native_batch_norm_backward(
+            grad,
+            x,
+            None,
+            None,
+            None,
+            mean_each if offset is None else mean_each - offset,
+            precision_each,
+            True,
+            0.0,
+            [False, True, True],
         )
-        # they are those of the field: less the mean of dy, and its part along x, which is an affine map of x
-        field_sums = torch.stack(sums).unflatten(1, (-1, ctx.order)).sum(2)
-        along, level = _each(ctx.order, *(field_sums * len(scale) / (x.numel() * ctx.order)))
-        precision = (var + ctx.eps).rsqrt()
-        slope = -scale * precision.square() * along
-        shift = -scale * precision * level - slope * mean
-        grad_x.addcmul_(x, slope.reshape(-1, 1, 1)).add_(shift.reshape(-1, 1, 1))
-        return grad_x, *field_sums.unbind(), None, None
+        along, level = torch.stack(sums).unflatten(1, (-1, ctx.order)).sum(2)
+        # slope (dy - mean of dy - normalised x * mean of dy along it), of the field: an affine map of x, plus dy
+        n = x.numel() // len(slope)
+        curb = slope * precision * along / -n
+        slope_each, curb_each, shift_each = _each(ctx.order, slope, curb, slope * level / -n - curb * mean)
+        grad_offset = None
+        if offset is not None:  # the sum over a channel of the gradient for x
+            grad_offset = slope_each * sums[1] + (curb_each * means + shift_each) * (n // ctx.order)
+        shift_each = _shifted(shift_each, curb_each, offset)
+        grad_x = _affine(x, curb_each, shift_each).addcmul_(grad, slope_each.reshape(-1, 1, 1))
+        return grad_x, grad_offset, along, level, None, None
 
 
 class CircularMask(nn.Module):

@@ -52,7 +52,7 @@ class _Block(nn.Module):
         self.pool = SymmetricAvgPool2d() if pool else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.pool(self.norm(self.conv(x)).relu_())
+        y: Tensor = self.pool(self.norm(self.conv.without_offset(x), self.conv.offset()).relu_())
         return y
 
     @torch.no_grad()
