@@ -36,7 +36,7 @@ from skequinas.moves import pixel_elements, transform_images
 from skequinas.networks import EquivariantNetwork
 from skequinas.search import NoSearch, Search, resolve_search
 from skequinas.search.loop import SEARCHES
-from skequinas.state import fitting_state, worker_threads
+from skequinas.state import fitting_state, kept_memory, worker_threads
 from skequinas.symmetry import (
     LearnedSymmetry,
     effective_invariance,
@@ -45,9 +45,7 @@ from skequinas.symmetry import (
     measured_change,
     moved_outputs,
 )
-from skequinas.training import DataPart, Objective, TrainingSettings, resolve_device
-
-_PREDICTION_BATCH = 512
+from skequinas.training import EVALUATION_BATCH, DataPart, Objective, TrainingSettings, resolve_device
 
 
 class BaseEquivariantNAS(CallbackSupportMixin, BaseEstimator, ABC):
@@ -153,7 +151,7 @@ class BaseEquivariantNAS(CallbackSupportMixin, BaseEstimator, ABC):
         told: dict[str, Any] = {"estimator": self, "X": X, "y": y}
         if sample_weight is not None:
             told["metadata"] = {"sample_weight": sample_weight}
-        with fitting_state():
+        with fitting_state(), kept_memory():
             context = self._init_callback_context(max_subtasks=None)
             before = dict(vars(self))
             try:
@@ -409,7 +407,7 @@ class BaseEquivariantNAS(CallbackSupportMixin, BaseEstimator, ABC):
         if device.type != "cpu":
             network = copy.deepcopy(network).to(device)
         with worker_threads(), torch.inference_mode():
-            parts = [self._respond(network(x.to(device))) for x in images.split(_PREDICTION_BATCH)]
+            parts = [self._respond(network(x.to(device))) for x in images.split(EVALUATION_BATCH)]
             return torch.cat(parts).double().cpu().numpy()
 
     def _held_out(self, X: ArrayLike, y: ArrayLike) -> DataPart:

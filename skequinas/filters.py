@@ -20,6 +20,7 @@ All three need one small sparse matrix for each (H, basis, types). It is compute
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any, NamedTuple
@@ -29,12 +30,13 @@ import torch
 from numpy.typing import NDArray
 from scipy.sparse import csr_array, hstack
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from skequinas.bases import FilterBasis, filter_basis
 from skequinas.groups import Subgroup
 
-__all__ = ["KernelSpace", "OrbitTables", "expand", "kernel_space", "orbit_tables"]
+__all__ = ["KernelSpace", "OrbitTables", "expand", "kernel_space", "mix", "orbit_tables"]
 
 
 @dataclass(frozen=True)
@@ -231,9 +233,11 @@ def orbit_tables(spaces: tuple[KernelSpace, ...]) -> OrbitTables:
         return OrbitTables(orbits, orbit_starts, members, member_starts, *factors)
 
 
-def _gather(rows: Tensor, tables: OrbitTables) -> Tensor:
-    """Sum rows by the sparse matrix: one fused gather."""
-    factors = None if tables.orbit_factors is None else tables.orbit_factors.to(rows.dtype)
+def _gather(rows: Tensor, tables: OrbitTables, factors: Tensor | None = None) -> Tensor:
+    """Sum rows by the sparse matrix, whose entries may be multiplied by factors: one fused gather."""
+    if tables.orbit_factors is not None:
+        own = tables.orbit_factors.to(rows.dtype)
+        factors = own if factors is None else own * factors
     flat = rows.flatten(1).contiguous()
     sums: Tensor = F.embedding_bag(tables.orbits, flat, tables.orbit_starts, mode="sum", per_sample_weights=factors)
     return sums.reshape(len(sums), *rows.shape[1:])
@@ -258,4 +262,75 @@ def expand(weights: Tensor, *tables: Tensor | None) -> Tensor:
     One fused gather, whatever the number of spaces. The tables are those of `orbit_tables`.
     """
     rows: Tensor = _Expand.apply(weights, *tables)
+    return rows
+
+
+class _Mix(torch.autograd.Function):
+    """`mix`, which scales the entries of the sparse matrix and not the weights, of which there are many more."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        weights: Tensor,
+        shares: Tensor,
+        norms: Tensor | None,
+        owner: Tensor,
+        sizes: Sequence[int],
+        *tables: Tensor | None,
+    ) -> Tensor:
+        ratios = torch.ones_like(shares)
+        if norms is not None:
+            ratios = norms / torch.stack(torch._foreach_norm(weights.split(sizes)))
+        factors = (shares * ratios).index_select(0, owner)
+        ctx.save_for_backward(weights, shares, norms, ratios, factors, owner, *tables)
+        ctx.sizes = sizes
+        own = OrbitTables(*tables)  # type: ignore[arg-type]
+        return _gather(weights, own, factors.index_select(0, own.orbits))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        weights, shares, norms, ratios, factors, owner, *tables = ctx.saved_tensors
+        back = OrbitTables(*tables).transposed()
+        ends = torch.cat([back.orbit_starts[1:], back.orbit_starts.new_tensor([len(back.orbits)])])
+        counts = ends - back.orbit_starts
+        each = factors.repeat_interleave(counts, output_size=len(back.orbits))
+        grad_weights = _gather(grad, back, each)
+        parts = zip(grad_weights.split(ctx.sizes), weights.split(ctx.sizes), strict=True)
+        along = torch.stack([torch.dot(g.flatten(), w.flatten()) for g, w in parts])
+        grad_shares = torch.where(shares > 0, along / shares, torch.zeros_like(shares))
+        if norms is not None:  # a part's norm is fixed, so growing it gains nothing
+            shrink = along * (ratios / norms).square()
+            grad_weights.addcmul_(weights, shrink.index_select(0, owner).reshape(-1, 1, 1), value=-1)
+        return grad_weights, grad_shares, *(None,) * 9
+
+
+def mix(
+    weights: Tensor,
+    shares: Tensor,
+    norms: Tensor | None,
+    owner: Tensor,
+    sizes: Sequence[int],
+    tables: Sequence[Tensor | None],
+) -> Tensor:
+    r"""A weighted sum of the coefficients of several spaces, in one fused gather.
+
+    .. math:: \sum_H z_H \frac{n_H}{\|w_H\|} \, \mathrm{expand}_H(w_H)
+
+    Parameters
+    ----------
+    weights : Tensor
+        The free weights of the spaces, one space after the other: (sum of n_free, out, in).
+    shares : Tensor
+        z, one for each space.
+    norms : Tensor or None
+        n, to which the weights of each space are scaled; None leaves them as they are.
+    owner : Tensor
+        int32: the number of the space of every free weight.
+    sizes : sequence of int
+        n_free of each space.
+    tables : sequence of Tensor
+        Those of `orbit_tables`.
+    """
+    rows: Tensor = _Mix.apply(weights, shares, norms, owner, sizes, *tables)
     return rows

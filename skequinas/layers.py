@@ -13,9 +13,10 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from skequinas.filters import KernelSpace, OrbitTables, expand, kernel_space, orbit_tables
+from skequinas.filters import KernelSpace, OrbitTables, expand, kernel_space, mix, orbit_tables
 from skequinas.groups import PointGroup, Subgroup
 from skequinas.moves import circular_mask
 
@@ -37,12 +38,12 @@ class _OrbitWeights(nn.Module):
     def __init__(self, spaces: Sequence[KernelSpace], in_fields: int, out_fields: int) -> None:
         super().__init__()
         self.spaces = tuple(spaces)
-        sizes = torch.tensor([space.n_free for space in self.spaces])
-        self.weight = nn.Parameter(torch.zeros(int(sizes.sum()), out_fields, in_fields, dtype=torch.float32))
+        self.sizes = [space.n_free for space in self.spaces]
+        self.weight = nn.Parameter(torch.zeros(sum(self.sizes), out_fields, in_fields, dtype=torch.float32))
         for name, table in orbit_tables(self.spaces)._asdict().items():
             self.register_buffer(name, table, persistent=False)
         self._round_factors()
-        owner = torch.eye(len(sizes), dtype=torch.float32).repeat_interleave(sizes, dim=0)
+        owner = torch.arange(len(self.sizes), dtype=torch.int32).repeat_interleave(torch.tensor(self.sizes))
         self.register_buffer("owner", owner, persistent=False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
@@ -60,16 +61,21 @@ class _OrbitWeights(nn.Module):
 
     def parts(self) -> tuple[Tensor, ...]:
         """Views of the weights of each space, of shape (n_free, out_fields, in_fields)."""
-        return torch.split(self.weight, [space.n_free for space in self.spaces])
+        return torch.split(self.weight, self.sizes)
 
     def norms(self) -> Tensor:
         """The norm of the weights of each space."""
-        return (self.weight.flatten(1).square().sum(1) @ self.owner).sqrt()
+        return torch.stack([part.norm() for part in self.parts()])
 
-    def forward(self, scales: Tensor | None = None) -> Tensor:
-        """The sum of the spaces' kernels, scaled each: their coefficients, (n_coefficients, out, in)."""
-        weight = self.weight if scales is None else self.weight * (self.owner @ scales).reshape(-1, 1, 1)
-        return expand(weight, *(getattr(self, name) for name in OrbitTables._fields))
+    def forward(self, shares: Tensor | None = None, norms: Tensor | None = None) -> Tensor:
+        """The coefficients (n_coefficients, out, in) of the sum of the spaces' kernels.
+
+        With shares they are weighted, and with norms the weights of each space are first scaled to its norm.
+        """
+        tables = [getattr(self, name) for name in OrbitTables._fields]
+        if shares is None:
+            return expand(self.weight, *tables)
+        return mix(self.weight, shares, norms, self.owner, self.sizes, tables)
 
 
 class EquivariantConv2d(nn.Module):
@@ -116,8 +122,7 @@ class EquivariantConv2d(nn.Module):
 
     def coefficients(self) -> Tensor:
         """The kernel in its filter basis: (n_coefficients, out fields, in fields)."""
-        rows: Tensor = self.weights(self._scales(self.weights))
-        return rows
+        return self._rows(self.weights)
 
     def kernel(self) -> Tensor:
         """The dense kernel, of shape (out channels, in channels, kernel_size, kernel_size)."""
@@ -127,12 +132,12 @@ class EquivariantConv2d(nn.Module):
         """The dense bias, of shape (out channels,), or None."""
         if self.biases is None:
             return self.output_bias
-        rows: Tensor = self.biases(self._scales(self.biases))
-        return rows.squeeze(2).T.flatten()
+        return self._rows(self.biases).squeeze(2).T.flatten()
 
-    def _scales(self, weights: _OrbitWeights) -> Tensor | None:
-        """The factor of each constraint's part in the sum, or None where all are one."""
-        return None
+    def _rows(self, weights: _OrbitWeights) -> Tensor:
+        """The coefficients of this layer's kernel, or of its bias."""
+        rows: Tensor = weights()
+        return rows
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve, with zero padding that keeps the size of the map."""
@@ -215,7 +220,7 @@ class GroupConv2d(EquivariantConv2d):
             if parent.biases is None:
                 nn.init.zeros_(self.biases.weight)
             else:
-                read(self.biases, parent.biases(parent._scales(parent.biases)))
+                read(self.biases, parent._rows(parent.biases))
         elif self.output_bias is not None:
             if parent.output_bias is None:
                 nn.init.zeros_(self.output_bias)
@@ -263,9 +268,9 @@ class MixedGroupConv2d(EquivariantConv2d):
         """The share z of every subgroup, of shape (n_constraints,)."""
         return self.logits.softmax(0)
 
-    def _scales(self, weights: _OrbitWeights) -> Tensor:
-        shares = self.shares()
-        return shares * self.norms / weights.norms() if weights is self.weights else shares
+    def _rows(self, weights: _OrbitWeights) -> Tensor:
+        rows: Tensor = weights(self.shares(), self.norms if weights is self.weights else None)
+        return rows
 
 
 class OrbitBatchNorm2d(nn.BatchNorm2d):
@@ -346,6 +351,7 @@ class _OrbitBatchNorm(torch.autograd.Function):
         return _affine(x, slope_each, _shifted(shift_each, slope_each, offset)), mean, var
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor, Tensor | None, Tensor, Tensor, None, None]:
         x, offset, slope, means, mean, precision = ctx.saved_tensors
         mean_each, precision_each = _each(ctx.order, mean, precision)

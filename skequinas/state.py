@@ -5,20 +5,26 @@ gives every worker its share of the cores. Two cases need care, and there one th
 
 * a worker thread of joblib (its threading backend), since torch would give every such thread all of the cores;
 * a process forked after its parent had used torch's threads, where torch would wait for threads that were not forked.
+
+One thing of the process is changed for good, by the first fit, and on Linux alone: the thresholds of glibc's memory
+allocator, see `kept_memory`.
 """
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import cache
 
 import torch
 from joblib.parallel import get_active_backend
 
-__all__ = ["fitting_state", "worker_threads"]
+__all__ = ["fitting_state", "kept_memory", "worker_threads"]
 
 
 def _is_forked_by_multiprocessing() -> bool:
@@ -59,3 +65,54 @@ def worker_threads() -> Iterator[None]:
 def _is_joblib_thread() -> bool:
     nested = (get_active_backend()[0].nesting_level or 0) > 0
     return nested and threading.current_thread() is not threading.main_thread()
+
+
+# of malloc.h: what it calls the thresholds, and the values that it comes to by itself when large blocks are freed
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_LARGEST_MMAP_THRESHOLD = 4 * 2**20 * ctypes.sizeof(ctypes.c_long)
+_KEEP_ALL = 2**31 - 1
+
+_lock = threading.Lock()
+_keeping = 0
+
+
+@contextmanager
+def kept_memory() -> Iterator[None]:
+    """Keep freed memory in the process while the context lasts, for the next mini-batch to use again.
+
+    A training step frees tens of megabytes and needs them again in the next. glibc hands them back to the system in
+    between, which has to clear every page anew: up to a fifth of a step. Afterwards what is free is handed back, and
+    the thresholds stay at the largest values to which glibc raises them by itself. What the user has set through the
+    environment is left alone.
+    """
+    global _keeping
+    libc = _glibc()
+    if libc is None:
+        yield
+        return
+    with _lock:
+        _keeping += 1
+        if _keeping == 1:
+            libc.mallopt(_M_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD)
+            libc.mallopt(_M_TRIM_THRESHOLD, _KEEP_ALL)
+    try:
+        yield
+    finally:
+        with _lock:
+            _keeping -= 1
+            if _keeping == 0:
+                libc.mallopt(_M_TRIM_THRESHOLD, 2 * _LARGEST_MMAP_THRESHOLD)
+                libc.malloc_trim(0)
+
+
+@cache
+def _glibc() -> ctypes.CDLL | None:
+    """The C library, if its allocator is glibc's and nobody has set its thresholds."""
+    if sys.platform != "linux" or "CS_GNU_LIBC_VERSION" not in os.confstr_names:
+        return None
+    if any(name in os.environ for name in ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")):
+        return None
+    try:
+        return ctypes.CDLL(None) if os.confstr("CS_GNU_LIBC_VERSION") else None
+    except (OSError, ValueError):
+        return None

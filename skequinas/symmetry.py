@@ -368,7 +368,7 @@ _MIRRORS = {
 
 
 def moved_outputs(
-    function: Callable[[Tensor], Tensor], images: Tensor, group: PointGroup, batch_size: int = 256
+    function: Callable[[Tensor], Tensor], images: Tensor, group: PointGroup, batch_size: int = 128
 ) -> Tensor:
     """The outputs of a function for images under every element of a group, float64 of shape (order, n, n_outputs).
 
@@ -420,7 +420,7 @@ def effective_invariance(outputs: Tensor, group: PointGroup) -> dict[str, float]
 
 
 def lie_derivative(
-    function: Callable[[Tensor], Tensor], images: Tensor, step: float = 0.02, batch_size: int = 256
+    function: Callable[[Tensor], Tensor], images: Tensor, step: float = 0.02, batch_size: int = 128
 ) -> float:
     """How fast the output of a function changes when images begin to turn, relative to its variation, by radian.
 

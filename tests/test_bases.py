@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from skequinas.architecture import Architecture, default_architecture
 from skequinas.bases import HarmonicBasis, PixelBasis, filter_basis
-from skequinas.filters import KernelSpace, expand, kernel_space, orbit_tables
+from skequinas.filters import KernelSpace, expand, kernel_space, mix, orbit_tables
 from skequinas.groups import PointGroup, Subgroup
 from skequinas.layers import GroupConv2d, MixedGroupConv2d
 from skequinas.moves import pixel_elements, transform_images
@@ -24,7 +24,7 @@ from skequinas.networks import EquivariantNetwork, inherit, relax
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-C8, D4, D8 = (PointGroup.from_name(name) for name in ("C8", "D4", "D8"))
+C4, C8, D4, D8 = (PointGroup.from_name(name) for name in ("C4", "C8", "D4", "D8"))
 GROUPS = [PointGroup.from_name(name) for name in ("C8", "D4", "C3", "D5(18)", "D6(7.5)")]
 EDGES = [(h, k) for group in GROUPS for h in group.subgroups for k in h.maximal_subgroups]
 FORMS = {"lifting": (5, False, True), "hidden": (3, True, True), "head": (1, True, False)}
@@ -191,6 +191,43 @@ def test_a_mixture_is_the_sum_of_its_kernels_with_the_gradient_of_finite_differe
     assert torch.autograd.gradcheck(lambda *p: expand(torch.cat(p), *tables), parts)
     wrong = tables._replace(member_factors=tables.member_factors.flip(0))  # type: ignore[union-attr]
     assert not torch.autograd.gradcheck(lambda *p: expand(torch.cat(p), *wrong), parts, raise_exception=False)
+
+
+@pytest.mark.parametrize("basis", ["pixel", "harmonic"])
+@pytest.mark.parametrize("normed", [False, True])
+def test_a_weighted_mixture_has_the_gradient_of_finite_differences(basis: str, normed: bool) -> None:
+    group = C8 if basis == "harmonic" else C4
+    subgroups = (group.whole, group.subgroup("C2"), group.trivial)
+    spaces = tuple(kernel_space(h, 3, False, True, basis) for h in subgroups)
+    sizes = [space.n_free for space in spaces]
+    owner = torch.arange(3, dtype=torch.int32).repeat_interleave(torch.tensor(sizes))
+    tables = orbit_tables(spaces)
+    weights, norms = random(sum(sizes), 1, 1).requires_grad_(), torch.tensor([1.0, 2.0, 0.5], dtype=torch.float64)
+    shares = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64, requires_grad=True)
+
+    def mixed(w: Tensor, z: Tensor) -> Tensor:
+        return mix(w, z, norms if normed else None, owner, sizes, tables)
+
+    parts = zip(spaces, weights.split(sizes), shares, norms, strict=True)
+    expected = sum(z * s.expand(w) * (n / w.norm() if normed else 1.0) for s, w, z, n in parts)
+    torch.testing.assert_close(mixed(weights, shares), expected)
+    assert torch.autograd.gradcheck(mixed, (weights, shares))
+    (once,) = torch.autograd.grad(mixed(weights, shares).square().sum(), weights, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        once.sum().backward()
+
+
+def test_a_share_of_zero_has_finite_gradients() -> None:
+    spaces = tuple(kernel_space(h, 3) for h in (C4.whole, C4.trivial))
+    sizes = [space.n_free for space in spaces]
+    owner = torch.arange(2, dtype=torch.int32).repeat_interleave(torch.tensor(sizes))
+    weights, shares = random(sum(sizes), 1, 1).requires_grad_(), torch.tensor([1.0, 0.0]).double().requires_grad_()
+    mix(weights, shares, torch.ones(2).double(), owner, sizes, orbit_tables(spaces)).square().sum().backward()
+    assert weights.grad is not None
+    assert shares.grad is not None
+    assert weights.grad.isfinite().all()
+    assert shares.grad.isfinite().all()
+    assert not weights.grad[sizes[0] :].any()
 
 
 def test_coefficients_can_be_read_off_a_dense_kernel(form: tuple[int, bool, bool]) -> None:

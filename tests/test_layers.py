@@ -443,6 +443,32 @@ def test_batch_norm_and_its_gradients_are_those_of_a_view_with_a_field_in_one_di
     torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("fields", [1, 3])
+@pytest.mark.parametrize("name", ["C1", "C4", "D4"])
+def test_an_offset_given_to_batch_norm_is_one_added_before(
+    name: str, fields: int, memory_format: torch.memory_format, training: bool
+) -> None:
+    group = PointGroup.from_name(name)
+    channels = fields * group.order
+    generator = torch.Generator().manual_seed(0)
+    norms = [OrbitBatchNorm2d(group, fields).double().train(training) for _ in range(2)]
+    randomize(norms[0])
+    norms[1].load_state_dict(norms[0].state_dict())
+    x, target = (torch.randn((5, channels, 3, 3), generator=generator, dtype=torch.float64) for _ in range(2))
+    x = x.contiguous(memory_format=memory_format).requires_grad_()
+    offset = torch.randn(channels, generator=generator, dtype=torch.float64).requires_grad_()
+    outputs = norms[0](x, offset), norms[1](x + offset.reshape(-1, 1, 1))
+    torch.testing.assert_close(*outputs, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(norms[0].state_dict(), norms[1].state_dict(), rtol=1e-12, atol=1e-12)
+    found, wanted = (
+        torch.autograd.grad((y * target).sum(), (x, offset, norm.weight, norm.bias))
+        for y, norm in zip(outputs, norms, strict=True)
+    )
+    torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-10)
+
+
 @pytest.mark.parametrize("size", range(1, 13))
 def test_pooling_commutes_with_D4_at_every_size(size: int, act: Act) -> None:
     pool, x = SymmetricAvgPool2d(), torch.randn(2, 16, size, size, dtype=torch.float64)

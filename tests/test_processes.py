@@ -17,7 +17,7 @@ from joblib import Parallel, delayed, parallel_config
 from sklearn.datasets import load_digits
 from sklearn.model_selection import GridSearchCV
 
-from skequinas import EquivariantNASClassifier
+from skequinas import EquivariantNASClassifier, state
 
 X, y = load_digits(n_class=3, return_X_y=True)
 X, y = X[:120], y[:120]
@@ -125,7 +125,7 @@ import torch
 
 def work(queue):
     from sklearn.datasets import load_digits
-    from skequinas import EquivariantNASClassifier
+    from skequinas import EquivariantNASClassifier, state
 
     X, y = load_digits(return_X_y=True)
     queue.put(EquivariantNASClassifier(search="none", max_epochs=1).fit(X, y).predict(X).shape)
@@ -152,3 +152,73 @@ def test_threads_of_the_user_s_own_may_fit_at_once(one_thread: None) -> None:
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(probabilities, range(4)))
     np.testing.assert_array_equal(found, expected)
+
+
+# --- memory ---
+
+
+class Allocator:
+    """Stands in for the C library, and notes what it is told."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[int, ...]] = []
+
+    def mallopt(self, *values: int) -> int:
+        self.calls.append(values)
+        return 1
+
+    def malloc_trim(self, *values: int) -> int:
+        self.calls.append(values)
+        return 1
+
+
+def test_memory_is_kept_within_a_fit_and_handed_back_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    allocator = Allocator()
+    monkeypatch.setattr(state, "_glibc", lambda: allocator)
+    with state.kept_memory():
+        within = list(allocator.calls)
+        with state.kept_memory():  # a fit in a fit changes nothing
+            pass
+        assert allocator.calls == within
+    mmap, trim = -3, -1
+    assert dict(within) == {mmap: 32 * 2**20, trim: 2**31 - 1}
+    assert allocator.calls[len(within) :] == [(trim, 64 * 2**20), (0,)]
+    with pytest.raises(RuntimeError), state.kept_memory():
+        raise RuntimeError
+    assert allocator.calls[-1] == (0,)
+
+
+@pytest.mark.parametrize("name", ["MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES"])
+def test_thresholds_that_the_user_has_set_are_left_alone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "1")
+    assert state._glibc.__wrapped__() is None
+    with state.kept_memory():
+        pass
+
+
+@pytest.mark.skipif(state._glibc() is None, reason="needs the allocator of glibc")
+def test_kept_memory_is_not_cleared_anew() -> None:
+    code = """
+import resource
+from contextlib import nullcontext
+
+import torch
+
+from skequinas.state import kept_memory
+
+
+def faults(context):
+    with context:
+        for repeat in range(20):
+            if repeat == 10:
+                before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            maps = [torch.ones(2_000_000) for _ in range(12)]
+            del maps
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+print(faults(nullcontext()), faults(kept_memory()))
+"""
+    answer = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    system, kept = map(int, answer.split())
+    assert kept < system / 10

@@ -44,7 +44,7 @@ from torch import Tensor, nn
 
 from skequinas.groups import PointGroup, Subgroup
 from skequinas.moves import circular_mask, fair_offset, transform_images
-from skequinas.training import EVALUATION_BATCH, DataPart, DivergenceError, mean_with_error
+from skequinas.training import EVALUATION_BATCH, DataPart, DivergenceError, frozen, mean_with_error
 
 __all__ = ["Evidence", "gather_evidence", "holm", "indistinct", "largest_accepted", "level_band", "orbit_test"]
 
@@ -198,7 +198,7 @@ def holm(p_values: Mapping[Name, float]) -> dict[Name, float]:
 @torch.inference_mode()
 def _moved_outputs(network: nn.Module, data: DataPart, group: PointGroup, offset: float = 0.0) -> Tensor:
     """The outputs for all images under every element: (order, n, n_outputs)."""
-    network.eval()
+    network = frozen(network)
     parts, disc = [], circular_mask(max(data.images.shape[2:])).to(data.images.device) if offset else None
     for rows in torch.arange(len(data), device=data.images.device).split(EVALUATION_BATCH):
         inputs = data.batch(rows).inputs
