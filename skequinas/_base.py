@@ -45,7 +45,7 @@ from skequinas.symmetry import (
     measured_change,
     moved_outputs,
 )
-from skequinas.training import EVALUATION_BATCH, DataPart, Objective, TrainingSettings, resolve_device
+from skequinas.training import EVALUATION_BATCH, PRECISIONS, DataPart, Objective, TrainingSettings, resolve_device
 
 
 class BaseEquivariantNAS(CallbackSupportMixin, BaseEstimator, ABC):
@@ -74,6 +74,8 @@ class BaseEquivariantNAS(CallbackSupportMixin, BaseEstimator, ABC):
         "warm_start": ["boolean"],
         "callback": [callable, None],
         "device": [str],
+        "precision": [StrOptions(set(PRECISIONS))],
+        "n_jobs": [Integral, None],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
     }
@@ -105,6 +107,8 @@ class BaseEquivariantNAS(CallbackSupportMixin, BaseEstimator, ABC):
         warm_start: bool = False,
         callback: Callable[[FitProgress], bool | None] | None = None,
         device: str = "auto",
+        precision: str = "float32",
+        n_jobs: int | None = None,
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
     ) -> None:
@@ -127,6 +131,8 @@ class BaseEquivariantNAS(CallbackSupportMixin, BaseEstimator, ABC):
         self.warm_start = warm_start
         self.callback = callback
         self.device = device
+        self.precision = precision
+        self.n_jobs = n_jobs
         self.random_state = random_state
         self.verbose = verbose
 
@@ -186,7 +192,12 @@ class BaseEquivariantNAS(CallbackSupportMixin, BaseEstimator, ABC):
         self._n_samples = len(data) if earlier is None else earlier._n_samples
         split = self._split(data, y, self._seed) if needs_validation else Split(data, data, None)
         architecture = self._initial_architecture(data, device)
-        training = TrainingSettings(self.learning_rate, batch_size=self.batch_size, weight_decay=self.weight_decay)
+        training = TrainingSettings(
+            self.learning_rate,
+            batch_size=self.batch_size,
+            weight_decay=self.weight_decay,
+            precision=self.precision,
+        )
         epochs = self.max_epochs or float(np.clip(round(32_000 / len(data)), 4, 80))
 
         search.start(architecture, epochs, training, self._seed)
@@ -196,7 +207,7 @@ class BaseEquivariantNAS(CallbackSupportMixin, BaseEstimator, ABC):
             session.go_on(earlier.search_, earlier.network_)
         try:
             with monitor.watching(session.n_batches(1 + search.cost())):
-                session.search_symmetry()
+                session.search_symmetry(self.n_jobs)
                 session.train_finally(
                     self.early_stopping,
                     self.n_iter_no_change if self.early_stopping else None,

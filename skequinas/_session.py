@@ -132,7 +132,7 @@ class Session:
         ]
         self._earlier_network, self._parent = network, copy.deepcopy(network).to(device)
 
-    def search_symmetry(self) -> None:
+    def search_symmetry(self, n_jobs: int | None = None) -> None:
         """Run the search, for as long as the budget allows beside the final training."""
         budget = self.monitor.time_budget
         if self.split.validation is None:
@@ -141,7 +141,7 @@ class Session:
             final = 0.0 if self.search.keeps_network else 1.15 * self.n_batches(1) * self._step_seconds
             half = max(budget - self.monitor.seconds, 0.0) / 2
             self.monitor.reserve(min(final + self._report_seconds, half))
-        run_search(self.search, self.split.training, self.split.validation, self.monitor)
+        run_search(self.search, self.split.training, self.split.validation, self.monitor, n_jobs)
         if self.monitor.out_of_time() and not self.search.population_:
             warnings.warn(
                 f"time_budget={budget:g} seconds ended the search before it had tried anything to its end: the "

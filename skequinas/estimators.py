@@ -91,6 +91,13 @@ class EquivariantNASClassifier(ClassifierMixin, BaseEquivariantNAS):
         returns True, the search, or the training, ends there.
     device : str, default="auto"
         "auto" is CUDA when available, else the CPU; or "cpu", "cuda", "cuda:1".
+    precision : {"float32", "bfloat16"}, default="float32"
+        "bfloat16" trains with convolutions in half the bits: faster on GPUs and on processors with instructions for it
+        (AVX512-BF16, AMX), slower elsewhere. Evidence and predictions are computed in float32 either way.
+    n_jobs : int or None, default=None
+        How many candidates of a generation of the search are trained at the same time, in processes of joblib's, on a
+        CPU; -1 is one for each core. Each has one thread then, and the result is the same whatever the number. None
+        trains them one after the other with all threads of torch.
     random_state : int, RandomState instance or None, default=None
         Fixes the split, the initial weights, the mini-batches and the search.
     verbose : int, default=0
@@ -168,6 +175,8 @@ class EquivariantNASClassifier(ClassifierMixin, BaseEquivariantNAS):
         warm_start: bool = False,
         callback: Callable[[FitProgress], bool | None] | None = None,
         device: str = "auto",
+        precision: str = "float32",
+        n_jobs: int | None = None,
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
     ) -> None:
@@ -191,6 +200,8 @@ class EquivariantNASClassifier(ClassifierMixin, BaseEquivariantNAS):
             warm_start=warm_start,
             callback=callback,
             device=device,
+            precision=precision,
+            n_jobs=n_jobs,
             random_state=random_state,
             verbose=verbose,
         )
@@ -364,6 +375,13 @@ class EquivariantNASRegressor(RegressorMixin, BaseEquivariantNAS):
         returns True, the search, or the training, ends there.
     device : str, default="auto"
         "auto" is CUDA when available, else the CPU; or "cpu", "cuda", "cuda:1".
+    precision : {"float32", "bfloat16"}, default="float32"
+        "bfloat16" trains with convolutions in half the bits: faster on GPUs and on processors with instructions for it
+        (AVX512-BF16, AMX), slower elsewhere. Evidence and predictions are computed in float32 either way.
+    n_jobs : int or None, default=None
+        How many candidates of a generation of the search are trained at the same time, in processes of joblib's, on a
+        CPU; -1 is one for each core. Each has one thread then, and the result is the same whatever the number. None
+        trains them one after the other with all threads of torch.
     random_state : int, RandomState instance or None, default=None
         Fixes the split, the initial weights, the mini-batches and the search.
     verbose : int, default=0

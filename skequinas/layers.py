@@ -318,7 +318,17 @@ def _each(order: int, *values: Tensor) -> tuple[Tensor, ...]:
 
 def _affine(x: Tensor, slope: Tensor, shift: Tensor) -> Tensor:
     """An affine map of every channel, in one pass."""
-    return torch.addcmul(shift.reshape(-1, 1, 1), x, slope.reshape(-1, 1, 1))
+    if x.dtype == slope.dtype:
+        return torch.addcmul(shift.reshape(-1, 1, 1), x, slope.reshape(-1, 1, 1))
+    # of half precision: the result has the type of x, and is rounded once
+    return F.batch_norm(x, torch.zeros_like(slope), torch.ones_like(slope), slope, shift, eps=0.0)
+
+
+def _statistics(x: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of every channel, in the type of another tensor."""
+    running = (None, None) if x.dtype == like.dtype else like.new_zeros(2, x.shape[1]).unbind()
+    means, variances = torch.ops.aten.batch_norm_update_stats(x, *running, 0.0)
+    return means, variances
 
 
 def _shifted(shift: Tensor, slope: Tensor, offset: Tensor | None) -> Tensor:
@@ -337,7 +347,7 @@ class _OrbitBatchNorm(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, offset: Tensor | None, weight: Tensor, bias: Tensor, order: int, eps: float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        means, variances = torch.ops.aten.batch_norm_update_stats(x, None, None, 0.0)
+        means, variances = _statistics(x, weight)
         if offset is not None:
             means += offset
         between, mean = torch.var_mean(means.unflatten(0, (-1, order)), 1, correction=0)
@@ -377,7 +387,7 @@ class _OrbitBatchNorm(torch.autograd.Function):
         if offset is not None:  # the sum over a channel of the gradient for x
             grad_offset = slope_each * sums[1] + (curb_each * means + shift_each) * (n // ctx.order)
         shift_each = _shifted(shift_each, curb_each, offset)
-        grad_x = _affine(x, curb_each, shift_each).addcmul_(grad, slope_each.reshape(-1, 1, 1))
+        grad_x = _affine(x, curb_each, shift_each).addcmul_(grad, slope_each.to(grad.dtype).reshape(-1, 1, 1))
         return grad_x, grad_offset, along, level, None, None
 
 

@@ -111,10 +111,10 @@ class Monitor:
         """So many mini-batches are still to come."""
         self._bar.total = self._bar.n + n_batches
 
-    def step(self, proposal: Proposal | None = None) -> bool:
-        """After a mini-batch of a candidate, or of the final training. Whether to stop."""
+    def step(self, proposal: Proposal | None = None, n_batches: int = 1) -> bool:
+        """After mini-batches of a candidate, or of the final training. Whether to stop."""
         if not self._bar.disable:
-            self._bar.update()
+            self._bar.update(n_batches)
             if proposal is None:
                 self._bar.set_description_str("final training", refresh=False)
             else:

@@ -24,7 +24,7 @@ from functools import cache
 import torch
 from joblib.parallel import get_active_backend
 
-__all__ = ["fitting_state", "kept_memory", "worker_threads"]
+__all__ = ["fitting_state", "kept_memory", "torch_threads", "worker_threads"]
 
 
 def _is_forked_by_multiprocessing() -> bool:
@@ -51,11 +51,19 @@ def fitting_state() -> Iterator[None]:
 @contextmanager
 def worker_threads() -> Iterator[None]:
     """One thread in a worker thread of joblib and in a forked process, elsewhere as many as torch is set to."""
+    one = _is_joblib_thread() or os.getpid() != _IMPORTED_IN
+    with torch_threads(1 if one else torch.get_num_threads()):
+        yield
+
+
+@contextmanager
+def torch_threads(n: int) -> Iterator[None]:
+    """So many threads of torch while the context lasts."""
     before = torch.get_num_threads()
-    if before == 1 or not (_is_joblib_thread() or os.getpid() != _IMPORTED_IN):
+    if n == before:
         yield
         return
-    torch.set_num_threads(1)
+    torch.set_num_threads(n)
     try:
         yield
     finally:

@@ -21,6 +21,7 @@ __all__ = [
     "DataPart",
     "DivergenceError",
     "Objective",
+    "PackedPart",
     "TrainingSettings",
     "evaluate",
     "frozen",
@@ -29,6 +30,8 @@ __all__ = [
     "resolve_device",
     "train",
 ]
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 EVALUATION_BATCH = 128
 """Images at once where nothing is trained: on a CPU more are slower, since their maps leave the cache."""
@@ -75,7 +78,10 @@ class Batch(NamedTuple):
 
     def loss(self, network: nn.Module, objective: Objective) -> Tensor:
         """The mean loss, weighted by the samples' weights, whose mean over all data is 1."""
-        losses = objective.loss(network(self.inputs), self.targets)
+        outputs = network(self.inputs)
+        if outputs.dtype == torch.bfloat16:
+            outputs = outputs.float()
+        losses = objective.loss(outputs, self.targets)
         return losses.mean() if self.weights is None else (losses * self.weights).mean()
 
 
@@ -111,6 +117,29 @@ class DataPart:
         return None if self.weights is None else self.weights.double().cpu().numpy()
 
 
+@dataclass(frozen=True)
+class PackedPart:
+    """A `DataPart` on the CPU as arrays, which joblib hands to another process without a copy for each."""
+
+    images: NDArray[Any]
+    targets: NDArray[Any]
+    preprocess: nn.Module
+    objective: Objective
+    weights: NDArray[Any] | None
+
+    @classmethod
+    def of(cls, part: DataPart) -> PackedPart:
+        """Pack without copying."""
+        weights = None if part.weights is None else part.weights.numpy()
+        return cls(part.images.numpy(), part.targets.numpy(), part.preprocess, part.objective, weights)
+
+    def unpacked(self) -> DataPart:
+        """The same data."""
+        weights = None if self.weights is None else torch.from_numpy(self.weights)
+        images, targets = (torch.from_numpy(values) for values in (self.images, self.targets))
+        return DataPart(images, targets, self.preprocess, self.objective, weights)
+
+
 def mean_with_error(values: NDArray[np.float64], weights: NDArray[np.float64] | None = None) -> tuple[float, float]:
     """The mean, weighted if need be, and its standard error."""
     if weights is None:
@@ -142,6 +171,8 @@ class TrainingSettings:
         The rate of Adam for the logits of mixed layers.
     alpha_interval : int
         Steps of the weights between two steps of the logits.
+    precision : {"float32", "bfloat16"}
+        "bfloat16" computes convolutions in that type; weights, statistics and losses are float32.
     """
 
     learning_rate: float = 1e-2
@@ -151,6 +182,7 @@ class TrainingSettings:
     weight_decay: float = 1e-2
     alpha_learning_rate: float = 1e-2
     alpha_interval: int = 1
+    precision: str = "float32"
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
@@ -236,7 +268,8 @@ def train(
     with best:  # the network ends with its best weights, also when the loop is interrupted
         for step in range(1, last + 1):
             network.train()
-            loss = next(batches).loss(network, data.objective)
+            with _autocast(data, settings):
+                loss = next(batches).loss(network, data.objective)
             optimizer.zero_grad()
             loss.backward(inputs=weights)
             optimizer.step()
@@ -286,6 +319,11 @@ def evaluate(network: nn.Module, data: DataPart) -> tuple[NDArray[np.float64], N
             losses.append(data.objective.loss(outputs, targets))
             errors.append(data.objective.error(outputs, targets))
     return tuple(torch.cat(v).double().cpu().numpy() for v in (losses, errors))  # type: ignore[return-value]
+
+
+def _autocast(data: DataPart, settings: TrainingSettings) -> torch.autocast:
+    reduced = settings.precision != "float32"
+    return torch.autocast(data.images.device.type, PRECISIONS[settings.precision], enabled=reduced)
 
 
 def frozen(network: nn.Module) -> nn.Module:
@@ -345,7 +383,7 @@ class _AlphaStep:
     def __init__(
         self, network: nn.Module, alphas: list[nn.Parameter], data: DataPart, settings: TrainingSettings, seed: int
     ) -> None:
-        self.network, self.alphas, self.objective = network, alphas, data.objective
+        self.network, self.alphas, self.data, self.settings = network, alphas, data, settings
         self.norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
         self.batches = _endless(data, settings.batch_size, seed)
         self.optimizer = torch.optim.Adam(alphas, lr=settings.alpha_learning_rate)
@@ -354,7 +392,8 @@ class _AlphaStep:
         momenta = [m.momentum for m in self.norms]
         for m in self.norms:
             m.momentum = 0.0
-        loss = next(self.batches).loss(self.network, self.objective)
+        with _autocast(self.data, self.settings):
+            loss = next(self.batches).loss(self.network, self.data.objective)
         for m, momentum in zip(self.norms, momenta, strict=True):
             m.momentum = momentum
         self.optimizer.zero_grad()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from joblib import Parallel, delayed, parallel_config
 from sklearn.datasets import load_digits
 from sklearn.model_selection import GridSearchCV
 
-from skequinas import EquivariantNASClassifier, state
+from skequinas import DifferentiableSearch, EquivariantNASClassifier, EvolutionarySearch, RandomSearch, state
+from skequinas.search import Search
 
 X, y = load_digits(n_class=3, return_X_y=True)
 X, y = X[:120], y[:120]
@@ -125,7 +127,7 @@ import torch
 
 def work(queue):
     from sklearn.datasets import load_digits
-    from skequinas import EquivariantNASClassifier, state
+    from skequinas import EquivariantNASClassifier
 
     X, y = load_digits(return_X_y=True)
     queue.put(EquivariantNASClassifier(search="none", max_epochs=1).fit(X, y).predict(X).shape)
@@ -152,6 +154,69 @@ def test_threads_of_the_user_s_own_may_fit_at_once(one_thread: None) -> None:
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(probabilities, range(4)))
     np.testing.assert_array_equal(found, expected)
+
+
+# --- candidates in parallel ---
+
+PARALLEL: dict[str, Search] = {
+    "evolutionary": EvolutionarySearch(2, probe_epochs=20, epochs_per_generation=0.5, call_level=1.0, level=0.5),
+    "all moves": EvolutionarySearch(1, guided=False, warmup_epochs=0.5, epochs_per_generation=0.5),
+    "random": RandomSearch(1, warmup_epochs=0.5, epochs_per_generation=0.5),
+    "differentiable": DifferentiableSearch(mixture_epochs=20, epochs_per_generation=0.5, level=0.5),
+}
+
+
+def result(search: Search, n_jobs: int | None, **parameters: Any) -> tuple[Any, Any]:
+    model = classifier(search=search, n_jobs=n_jobs, **parameters).fit(X, y)
+    return model.predict_proba(X), model.search_results_["validation_loss"]
+
+
+@pytest.mark.parametrize("backend", ["loky", "threading"])
+@pytest.mark.parametrize("name", PARALLEL)
+def test_candidates_trained_in_parallel_are_those_trained_one_after_the_other(
+    name: str, backend: str, one_thread: None
+) -> None:
+    search = PARALLEL[name]
+    expected = result(search, None)
+    assert len(expected[1]) > 2
+    with parallel_config(backend=backend):
+        for n_jobs in (1, 2, -1):
+            for found, wanted in zip(result(search, n_jobs), expected, strict=True):
+                np.testing.assert_array_equal(found, wanted)
+
+
+@two_cores
+def test_the_number_of_jobs_changes_nothing_however_many_threads_there_are() -> None:
+    torch.set_num_threads(2)
+    one, two = (result(PARALLEL["all moves"], n_jobs) for n_jobs in (1, 2))
+    assert torch.get_num_threads() == 2
+    for found, wanted in zip(two, one, strict=True):
+        np.testing.assert_array_equal(found, wanted)
+
+
+def test_candidates_with_weights_in_parallel(one_thread: None) -> None:
+    weights = np.linspace(0.5, 2.0, len(X))
+    with parallel_config(backend="threading"):
+        one, two = (
+            classifier(search=PARALLEL["random"], n_jobs=n_jobs).fit(X, y, sample_weight=weights).predict_proba(X)
+            for n_jobs in (None, 2)
+        )
+    np.testing.assert_array_equal(one, two)
+
+
+def test_candidates_in_parallel_keep_to_the_budget() -> None:
+    search = EvolutionarySearch(5, guided=False, warmup_epochs=0.5, epochs_per_generation=500)
+    started = time.perf_counter()
+    with parallel_config(backend="threading"):
+        model = classifier(search=search, n_jobs=2, time_budget=2.0).fit(X, y)
+    assert time.perf_counter() - started < 6.0
+    assert len(model.search_results_["candidate"]) == 1
+    assert np.isfinite(model.predict_proba(X)).all()
+
+
+def test_no_jobs_at_all_is_an_error() -> None:
+    with pytest.raises(ValueError, match="n_jobs"):
+        classifier(search="random", n_jobs=0).fit(X, y)
 
 
 # --- memory ---
@@ -192,15 +257,12 @@ def test_memory_is_kept_within_a_fit_and_handed_back_after_it(monkeypatch: pytes
 def test_thresholds_that_the_user_has_set_are_left_alone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, "1")
     assert state._glibc.__wrapped__() is None
-    with state.kept_memory():
-        pass
 
 
 @pytest.mark.skipif(state._glibc() is None, reason="needs the allocator of glibc")
 def test_kept_memory_is_not_cleared_anew() -> None:
     code = """
 import resource
-from contextlib import nullcontext
 
 import torch
 
@@ -217,8 +279,7 @@ def faults(context):
         return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 
-print(faults(nullcontext()), faults(kept_memory()))
+print(faults(kept_memory()))
 """
     answer = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
-    system, kept = map(int, answer.split())
-    assert kept < system / 10
+    assert int(answer) < 1000  # there are 20,000 pages in the maps of one repeat

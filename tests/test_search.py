@@ -518,7 +518,7 @@ def test_the_pareto_front_stays_and_the_population_is_filled_by_error(
     front = pareto_front(evaluations)
     assert sorted((e.architecture.n_parameters, e.error) for e in front) == sorted(expected)
 
-    search = started(EvolutionarySearch(population_size=population_size))
+    search = started(EvolutionarySearch(population_size=population_size, guided=False))
     search.tell(evaluations)
     kept = {e.proposal.number for e in search.population_}
     assert len(kept) == len(search.population_) == max(len(front), min(population_size, len(evaluations)))

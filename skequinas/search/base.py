@@ -48,7 +48,7 @@ class Proposal:
     probe : bool, default=False
         Whether to gather the evidence for and against every subgroup from it.
     toward : Subgroup or None, default=None
-        To which subgroup relaxing its layers is to be tested, after the training.
+        To which subgroup relaxing its layers is to be tested, after the training, if it survives.
     """
 
     number: int
@@ -66,8 +66,8 @@ class Proposal:
 class Evaluation:
     """A trained proposal, with the loss and the error of every validation sample, and the evidence if it is a probe.
 
-    ``calls`` are the p-values of "relaxing this layer gains nothing", by the layer's number, if the proposal asks for
-    them; ``share_history`` holds the shares of mixed layers in the course of the training. The samples may have
+    ``calls`` are the p-values of "relaxing this layer gains nothing", by the layer's number, once they are known;
+    ``share_history`` holds the shares of mixed layers in the course of the training. The samples may have
     weights.
     """
 
@@ -217,6 +217,11 @@ class Search(BaseEstimator, ABC):
     def cost(self) -> float:
         """About how long the search takes, in full trainings of a constrained network."""
         return 0.0
+
+    @property
+    def untested_(self) -> list[Evaluation]:
+        """Those of the population whose ``calls`` the next proposals depend on, and are not known yet."""
+        return []
 
     @property
     def keeps_network(self) -> bool:

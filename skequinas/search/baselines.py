@@ -25,7 +25,7 @@ class RandomSearch(EvolutionarySearch):
     """Random relaxations and random survivors, with the moves and the budget of the evolutionary search.
 
     Each generation trains one child more than half the parents. With the default settings the search takes about 1.9
-    full trainings; a guided evolutionary search takes 1.1 to 1.9. The survivors are drawn at random, whatever their
+    full trainings; a guided evolutionary search takes 1.1 to 1.6. The survivors are drawn at random, whatever their
     error. The final choice is made as there, without evidence.
 
     Parameters

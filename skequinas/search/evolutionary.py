@@ -13,7 +13,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from skequinas.architecture import Architecture
 from skequinas.groups import Subgroup
 from skequinas.networks import inherit
-from skequinas.search.base import Evaluation, Proposal, Search
+from skequinas.search.base import Evaluation, Proposal, Search, choose
 from skequinas.training import TrainingSettings
 
 __all__ = ["EvolutionarySearch", "pareto_front"]
@@ -47,7 +47,7 @@ class EvolutionarySearch(Search):
         How long the first network of a guided search is trained; None is a full training. Before a network has learned
         to use what breaks a symmetry it cannot be asked.
     population_size : int, default=4
-        Parents of a generation, at least; the Pareto front is never cut.
+        In a search that is not guided: parents of a generation, at least; the Pareto front is never cut.
     guided : bool, default=True
         False explores all symmetries by relaxation alone, and chooses by validation loss.
     call_level : float or None, default=0.05
@@ -246,7 +246,16 @@ class EvolutionarySearch(Search):
             if not own <= following:
                 yield architecture.relaxed(layer, own & following)
 
+    @property
+    def untested_(self) -> list[Evaluation]:
+        """Those of the population whose gradients the next proposals depend on, and are not known yet."""
+        if not self._is_guided or self.generation_ > self.n_generations:
+            return []
+        return [e for e in self.population_ if e.proposal.toward is not None and e.calls is None]
+
     def _survivors(self, evaluations: list[Evaluation]) -> list[Evaluation]:
+        if self._is_guided and evaluations:
+            return [choose(evaluations, self.tolerance)]
         front = pareto_front(evaluations)
         rest = sorted((e for e in evaluations if e not in front), key=lambda e: e.error)
         return front + rest[: max(0, self.population_size - len(front))]

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from joblib import Parallel, delayed, effective_n_jobs
 from sklearn.base import clone
 
 from skequinas.gradients import relaxation_p_values
@@ -16,7 +20,8 @@ from skequinas.search.baselines import NoSearch, RandomSearch
 from skequinas.search.differentiable import DifferentiableSearch
 from skequinas.search.evidence import gather_evidence
 from skequinas.search.evolutionary import EvolutionarySearch
-from skequinas.training import DataPart, DivergenceError, evaluate, n_steps, train
+from skequinas.state import fitting_state, kept_memory, torch_threads
+from skequinas.training import DataPart, DivergenceError, PackedPart, evaluate, n_steps, train
 
 __all__ = ["SEARCHES", "resolve_search", "run_search"]
 
@@ -41,12 +46,28 @@ def resolve_search(search: str | Search) -> Search:
     return SEARCHES[search]()
 
 
-def run_search(search: Search, data: DataPart, validation: DataPart, monitor: Monitor | None = None) -> None:
+def run_search(
+    search: Search,
+    data: DataPart,
+    validation: DataPart,
+    monitor: Monitor | None = None,
+    n_jobs: int | None = None,
+) -> None:
     """Drive a started search to its end, or until the monitor stops it.
 
     A candidate whose loss is no longer finite is dropped, and the search goes on. When the time is up, the candidate
     that was being trained is dropped, unless it is the model itself, and the generation stays open: the search can go
     on later where it began.
+
+    Parameters
+    ----------
+    search : Search
+    data, validation : DataPart
+    monitor : Monitor, optional
+    n_jobs : int or None, default=None
+        How many candidates of a generation are trained at the same time, in processes of joblib's, on a CPU; -1 is one
+        for each core. Each then has one thread of torch, and the result does not depend on the number. None trains them
+        one after the other with all threads.
 
     Raises
     ------
@@ -54,11 +75,23 @@ def run_search(search: Search, data: DataPart, validation: DataPart, monitor: Mo
         When every candidate of a generation diverged.
     """
     monitor = Monitor() if monitor is None else monitor
-    while not monitor.out_of_time() and (proposals := search.ask()):
+    while not monitor.out_of_time():
+        for e in search.untested_:
+            assert e.proposal.toward is not None
+            e.calls = relaxation_p_values(
+                e.network, validation, e.proposal.toward, np.random.default_rng(e.proposal.seed)
+            )
+        proposals = search.ask()
+        if not proposals:
+            return
         parents = {e.proposal.number: e.network for e in search.population_}
+        tasks = [
+            _Task(p, None if p.parent is None else parents[p.parent], monitor.deadline, search.keeps_network)
+            for p in proposals
+        ]
         search.pending_ = []
-        for proposal in proposals:
-            evaluation = _evaluation(proposal, parents, data, validation, monitor, search.keeps_network)
+        for evaluation, trouble in _evaluations(tasks, data, validation, monitor, n_jobs):
+            _log(evaluation, trouble, monitor)
             if evaluation.diverged and monitor.out_of_time() and not search.keeps_network:
                 return  # it was cut off
             search.pending_.append(evaluation)
@@ -73,22 +106,56 @@ def run_search(search: Search, data: DataPart, validation: DataPart, monitor: Mo
             return
 
 
-def _evaluation(
-    proposal: Proposal,
-    parents: dict[int, EquivariantNetwork],
-    data: DataPart,
-    validation: DataPart,
-    monitor: Monitor,
-    always: bool,
-) -> Evaluation:
+class _Task(NamedTuple):
+    """A proposal, the network that it inherits from, when to stop, and whether it is to be evaluated even so."""
+
+    proposal: Proposal
+    parent: EquivariantNetwork | None
+    deadline: float | None
+    always: bool
+
+    @property
+    def out_of_time(self) -> bool:
+        """Whether the deadline has passed."""
+        return self.deadline is not None and time.perf_counter() >= self.deadline
+
+
+def _evaluations(
+    tasks: list[_Task], data: DataPart, validation: DataPart, monitor: Monitor, n_jobs: int | None
+) -> Iterator[tuple[Evaluation, str]]:
+    """The evaluations of a generation, in order, each with what went wrong."""
+    n_workers = effective_n_jobs(n_jobs)
+    alone = len(tasks) == 1 or data.images.device.type != "cpu" or (n_jobs is None and n_workers == 1)
+    if alone or n_workers == 1:
+        for task in tasks:
+            with torch_threads(torch.get_num_threads() if alone else 1):
+                found = _evaluation(task, data, validation, partial(monitor.step, task.proposal))
+            yield found
+        return
+    packed = PackedPart.of(data), PackedPart.of(validation)
+    # copy on write: torch wants arrays that may be written to
+    workers = Parallel(n_jobs=min(n_workers, len(tasks)), mmap_mode="c")
+    results = workers(delayed(_evaluation_elsewhere)(task, *packed) for task in tasks)
+    for task, found in zip(tasks, results, strict=True):
+        monitor.step(task.proposal, n_steps(len(data), task.proposal.epochs, task.proposal.training.batch_size))
+        yield found
+
+
+def _evaluation_elsewhere(task: _Task, data: PackedPart, validation: PackedPart) -> tuple[Evaluation, str]:
+    """Train and evaluate in another process or thread."""
+    with fitting_state(), kept_memory(), torch_threads(1):
+        return _evaluation(task, data.unpacked(), validation.unpacked(), lambda: task.out_of_time)
+
+
+def _evaluation(task: _Task, data: DataPart, validation: DataPart, stop: Callable[[], bool]) -> tuple[Evaluation, str]:
     """Train a proposal and evaluate it, if its training was not cut off or it is to be evaluated always."""
-    started = time.perf_counter()
-    evidence = calls = None
-    if proposal.parent is None:
+    started, proposal, trouble = time.perf_counter(), task.proposal, ""
+    evidence = None
+    if task.parent is None:
         generator = torch.Generator().manual_seed(proposal.seed)
         network = EquivariantNetwork(proposal.architecture, generator)
     else:
-        network = inherit(parents[proposal.parent], proposal.architecture)
+        network = inherit(task.parent, proposal.architecture)
     network.to(data.images.device, torch.float32)
     losses, errors = (np.full(len(validation), np.inf) for _ in range(2))
     for_alphas, unseen = _parted(validation, proposal.seed) if proposal.architecture.is_mixed else (None, validation)
@@ -96,7 +163,7 @@ def _evaluation(
 
     def on_step() -> bool:
         history.step()
-        return monitor.step(proposal)
+        return stop()
 
     try:
         train(
@@ -108,27 +175,26 @@ def _evaluation(
             alpha_data=for_alphas,
             on_step=on_step,
         )
-        if always or not monitor.out_of_time():
+        if task.always or not task.out_of_time:
             losses, errors = evaluate(network, validation)
             if proposal.probe:
                 evidence = gather_evidence(network, unseen, proposal.architecture.group, proposal.seed)
-            if proposal.toward is not None:
-                rng = np.random.default_rng(proposal.seed)
-                calls = relaxation_p_values(network, validation, proposal.toward, rng)
     except DivergenceError as error:
-        monitor.log("candidate %d (%s) dropped: %s", proposal.number, proposal.architecture, error)
+        trouble = str(error)
+    seconds = time.perf_counter() - started
+    weights, shares = validation.sample_weights(), history.shares or None
     evaluation = Evaluation(
-        proposal,
-        network,
-        losses,
-        errors,
-        time.perf_counter() - started,
-        evidence,
-        validation.sample_weights(),
-        calls,
-        history.shares or None,
+        proposal, network, losses, errors, seconds, evidence, weights, calls=None, share_history=shares
     )
-    if not evaluation.diverged:
+    return evaluation, trouble
+
+
+def _log(evaluation: Evaluation, trouble: str, monitor: Monitor) -> None:
+    """A line about a candidate."""
+    proposal = evaluation.proposal
+    if trouble:
+        monitor.log("candidate %d (%s) dropped: %s", proposal.number, proposal.architecture, trouble)
+    elif not evaluation.diverged:
         monitor.log(
             "generation %d, candidate %d: %s, %d parameters, validation score %.4f, loss %.4f, %.1f s",
             proposal.generation,
@@ -139,7 +205,6 @@ def _evaluation(
             evaluation.loss,
             evaluation.seconds,
         )
-    return evaluation
 
 
 def _parted(validation: DataPart, seed: int) -> tuple[DataPart, DataPart]:
