@@ -469,6 +469,29 @@ def test_an_offset_given_to_batch_norm_is_one_added_before(
     torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("with_offset", [False, True])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_batch_norm_of_half_precision_rounds_its_input_and_output_alone(
+    with_offset: bool, memory_format: torch.memory_format
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, target = (torch.randn((6, 24, 9, 9), generator=generator) for _ in range(2))
+    x = (x + 3).to(torch.bfloat16).contiguous(memory_format=memory_format)
+    offset = torch.randn(24, generator=generator) if with_offset else None
+    found = []
+    for dtype in (torch.bfloat16, torch.float32):
+        norm = OrbitBatchNorm2d(D4, 3)
+        randomize(norm, seed=1)
+        inputs = x.to(dtype).requires_grad_()
+        y = norm(inputs, offset)
+        assert y.dtype == dtype
+        gradients = torch.autograd.grad((y.float() * target).sum(), (inputs, norm.weight, norm.bias))
+        found.append([y.detach().float(), *(g.float() for g in gradients), norm.running_mean, norm.running_var])
+    for half, single in zip(*found, strict=True):
+        torch.testing.assert_close(half, single, rtol=0.02, atol=0.02 * float(single.abs().max()))
+    torch.testing.assert_close(found[0][-2:], found[1][-2:], rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("size", range(1, 13))
 def test_pooling_commutes_with_D4_at_every_size(size: int, act: Act) -> None:
     pool, x = SymmetricAvgPool2d(), torch.randn(2, 16, size, size, dtype=torch.float64)

@@ -298,6 +298,37 @@ def test_the_logits_move_once_in_an_interval(interval: int, n_steps: int) -> Non
 # --- devices ---
 
 
+# --- precision ---
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_half_precision_learns_as_well_with_weights_and_statistics_in_single_precision(mixed: bool) -> None:
+    data, held_out = toy_data(), toy_data(seed=1)
+    losses = {}
+    for precision in ("float32", "bfloat16"):
+        network = network_of(mixed)
+        train(network, data, replace(SETTINGS, precision=precision), 20, seed=0, alpha_data=held_out)
+        losses[precision] = evaluate(network, held_out)[0].mean()
+        assert {t.dtype for t in network.state_dict().values() if t.is_floating_point()} == {torch.float32}
+    assert losses["bfloat16"] != losses["float32"]
+    assert losses["bfloat16"] == pytest.approx(losses["float32"], abs=0.05)
+
+
+def test_after_a_training_in_half_precision_the_constraints_hold_as_well_as_ever() -> None:
+    network = network_of()
+    train(network, toy_data(), replace(SETTINGS, precision="bfloat16"), 5, seed=0)
+    images = toy_data(seed=2).images
+    with torch.inference_mode():
+        torch.testing.assert_close(network(images.rot90(1, (2, 3))), network(images), rtol=1e-4, atol=1e-5)
+
+
+def test_half_precision_is_as_reproducible() -> None:
+    a, b = network_of(), network_of()
+    for network in (a, b):
+        train(network, toy_data(), replace(SETTINGS, precision="bfloat16"), 2, seed=0)
+    assert_same_state(state_of(a), state_of(b))
+
+
 def test_auto_is_a_device_that_works() -> None:
     device = resolve_device("auto")
     assert torch.ones(1, device=device).item() == 1

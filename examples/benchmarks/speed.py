@@ -2,15 +2,18 @@
 
     python examples/benchmarks/speed.py
     python examples/benchmarks/speed.py --parts steps --paper --rounds 5
+    python examples/benchmarks/speed.py --parts steps --system-allocator
 
 Rows that are compared take turns within a round, in a new order each time, and a ratio is taken within its round; the
 table gives the median and the quartiles over the rounds. Beside this package's layers stand two reference forms:
 a mixed layer with one convolution for each subgroup, as published, and a group convolution that builds its kernel by
-turning and stacking. On a CUDA machine the same runs there, in float32 without TF32, and
-waits for the device at both ends of what is timed.
+turning and stacking; and, in an environment that has it, escnn. On a CUDA machine the same runs there, in float32
+without TF32, and waits for the device at both ends of what is timed. Steps are timed for all rows with freed memory
+kept in the process, as `fit` does, or with ``--system-allocator`` for all rows without.
 
 Parts: build (construction and import), steps (training steps), predict, fit (whole fits of each search against one
-training of the chosen architecture), memory (of a fit with 50,000 images), scaling (with images and with subgroups).
+training of the chosen architecture), jobs (candidates one after the other and in parallel), memory (of a fit with
+50,000 images), scaling (with images and with subgroups).
 """
 
 from __future__ import annotations
@@ -23,6 +26,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
+from importlib.util import find_spec
 
 import numpy as np
 import torch
@@ -30,13 +37,14 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from skequinas import EquivariantNASClassifier
+from skequinas import EquivariantNASClassifier, EvolutionarySearch
 from skequinas.architecture import Architecture, default_architecture, paper_architecture
 from skequinas.filters import kernel_space
 from skequinas.groups import PointGroup, Subgroup
 from skequinas.layers import MixedGroupConv2d, SymmetricAvgPool2d
 from skequinas.moves import transform_images
 from skequinas.networks import EquivariantNetwork
+from skequinas.state import kept_memory
 
 D4 = PointGroup.from_name("D4")
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -101,6 +109,24 @@ class StackedConv(nn.Module):
         return F.conv2d(x, kernel, padding=kernel.shape[-1] // 2)
 
 
+class Escnn(nn.Module):
+    """The network of an architecture in the harmonic basis, as escnn trains it."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        from escnn.nn import GeometricTensor
+
+        from skequinas.interop.escnn import EscnnNetwork
+
+        self.wrap = GeometricTensor
+        self.network = EscnnNetwork(replace(architecture, basis="harmonic"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images to outputs."""
+        y: Tensor = self.network(self.wrap(x, self.network.in_type)).tensor
+        return y.flatten(1)
+
+
 def with_convolutions(architecture: Architecture, make: Callable[[int], nn.Module]) -> nn.Sequential:
     """The ordinary network with other convolutions."""
     network = ordinary_cnn(architecture)
@@ -135,6 +161,9 @@ def networks(architecture: Architecture) -> dict[str, nn.Module]:
         architecture, lambda number: NaiveMixed(mixed(number))
     )
     found["reference: turned and stacked (D4)"] = with_convolutions(architecture, stacked)
+    if find_spec("escnn"):
+        found["constrained to D4, harmonic basis"] = EquivariantNetwork(replace(architecture, basis="harmonic"))
+        found["escnn, D4"] = Escnn(architecture)
     return found
 
 
@@ -177,13 +206,16 @@ def report(title: str, seconds: dict[str, list[float]], unit: float = 1e3, per: 
         print(f"| {name} | {unit * np.median(own):.1f} | {middle:.3f} ({low:.3f} to {high:.3f}) |", flush=True)
 
 
-def training_step(network: nn.Module, batch: Tensor, labels: Tensor) -> Callable[[], object]:
-    """One step of AdamW."""
+def training_step(
+    network: nn.Module, batch: Tensor, labels: Tensor, dtype: torch.dtype = torch.float32
+) -> Callable[[], object]:
+    """One step of AdamW, with convolutions in that type."""
     network.train().to(DEVICE)
     optimizer = torch.optim.AdamW(network.parameters(), 1e-4, fused=True)
 
     def step() -> None:
-        loss = F.cross_entropy(network(batch), labels)
+        with torch.autocast(DEVICE.type, dtype, enabled=dtype != torch.float32):
+            loss = F.cross_entropy(network(batch).float(), labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -203,6 +235,9 @@ def build(options: argparse.Namespace) -> None:
     plain = [seconds_of(lambda: ordinary_cnn(architecture)) for _ in range(options.rounds)]
     print(f"\nbuilding the paper's network: {first:.3f} s the first time, {np.median(again):.3f} s again;", end=" ")
     print(f"the ordinary CNN {np.median(plain):.3f} s")
+    if find_spec("escnn"):
+        print(f"escnn, the first time: {seconds_of(lambda: Escnn(architecture)):.2f} s;", end=" ")
+        print(f"again: {seconds_of(lambda: Escnn(architecture)):.2f} s")
     base = "import torch, sklearn.base, sklearn.model_selection"
     times: dict[str, list[float]] = {base: [], f"{base}, skequinas": []}
     for _ in range(options.rounds):
@@ -219,8 +254,12 @@ def steps(options: argparse.Namespace) -> None:
     batch = torch.randn(64, 1, 28, 28, device=DEVICE)
     labels = torch.randint(10, (64,), device=DEVICE)
     actions = {name: training_step(network, batch, labels) for name, network in networks(architecture).items()}
+    for name, network in (("ordinary CNN", ordinary_cnn(architecture)), ("D4", EquivariantNetwork(architecture))):
+        network = network.to(memory_format=torch.channels_last)
+        actions[f"{name}, bfloat16"] = training_step(network, batch, labels, torch.bfloat16)
     title = f"training step, batch 64, channels {tuple(f * 8 for f in architecture.fields)}"
-    report(title, in_rounds(actions, options.rounds, 1 if options.paper else 5))
+    with nullcontext() if options.system_allocator else kept_memory():
+        report(title, in_rounds(actions, options.rounds, 1 if options.paper else 5))
 
 
 def digits(n: int, size: int = 28) -> tuple[np.ndarray, np.ndarray]:
@@ -250,7 +289,7 @@ def fit(options: argparse.Namespace) -> None:
     X, y = digits(options.images)
     for search in ("evolutionary", "differentiable"):
         pairs = []
-        for seed in range(options.rounds if options.rounds < 3 else 3):
+        for seed in range(min(options.rounds, 3)):
             model = EquivariantNASClassifier("D4", search, random_state=seed)
             whole = seconds_of(lambda model=model: model.fit(X, y))
             fixed = EquivariantNASClassifier("D4", "none", architecture=model.architecture_, random_state=seed)
@@ -258,6 +297,19 @@ def fit(options: argparse.Namespace) -> None:
             print(f"{search}, seed {seed}: {model.architecture_}, {pairs[-1][0]:.1f} s, fixed {pairs[-1][1]:.1f} s")
         ratios = [a / b for a, b in pairs]
         print(f"{search}: whole fit / fixed fit {np.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+
+
+def jobs(options: argparse.Namespace) -> None:
+    """A search with many candidates: one after the other, and in parallel processes."""
+    X, y = digits(1000)
+    search = EvolutionarySearch(2, guided=False, warmup_epochs=1, epochs_per_generation=2)
+
+    models = (
+        EquivariantNASClassifier("D4", search, max_epochs=1, random_state=0, n_jobs=n, device="cpu")
+        for n in (None, 1, 2, -1)
+    )
+    actions = {str(model.n_jobs): partial(model.fit, X, y) for model in models}
+    report("fit with n_jobs", in_rounds(actions, min(options.rounds, 3), 1), 1.0, "s")
 
 
 def memory(options: argparse.Namespace) -> None:
@@ -300,7 +352,15 @@ def scaling(options: argparse.Namespace) -> None:
     report("training step of a mixed network", in_rounds(actions, options.rounds, 5))
 
 
-PARTS = {"build": build, "steps": steps, "predict": predict, "fit": fit, "memory": memory, "scaling": scaling}
+PARTS = {
+    "build": build,
+    "steps": steps,
+    "predict": predict,
+    "fit": fit,
+    "jobs": jobs,
+    "memory": memory,
+    "scaling": scaling,
+}
 
 
 def main() -> None:
@@ -310,6 +370,7 @@ def main() -> None:
     parser.add_argument(
         "--paper", action="store_true", help="steps of the paper's network: 8 layers, 128 and 256 channels"
     )
+    parser.add_argument("--system-allocator", action="store_true", help="steps without keeping freed memory")
     parser.add_argument("--images", type=int, default=2000, help="of the whole fits")
     parser.add_argument("--inner", help=argparse.SUPPRESS)
     options = parser.parse_args()
