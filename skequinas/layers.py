@@ -312,8 +312,7 @@ class OrbitBatchNorm2d(nn.BatchNorm2d):
 
 def _each(order: int, *values: Tensor) -> tuple[Tensor, ...]:
     """Each of several values for a field to the values for its channels."""
-    stacked = torch.stack(values).unsqueeze(2)
-    return stacked.expand(-1, -1, order).flatten(1).contiguous().unbind()  # of one field, flatten makes a view
+    return torch.stack(values).repeat_interleave(order, 1).unbind()
 
 
 def _affine(x: Tensor, slope: Tensor, shift: Tensor) -> Tensor:

@@ -40,7 +40,7 @@ class DifferentiableSearch(Search):
     mixture_epochs : float or None, default=None
         Length of the first stage; None is that of a full training.
     epochs_per_generation : float or None, default=None
-        Length of the training after tightening; None is an eighth of a full training.
+        Length of the training after tightening; None is a quarter of a full training.
     learning_rate : float or None, default=None
         For the weights (Adam); None is that of a full training.
     schedule : {"one_cycle", "constant"}, default="one_cycle"
@@ -105,7 +105,7 @@ class DifferentiableSearch(Search):
     def cost(self) -> float:
         """About how long the search takes, in full trainings of a constrained network."""
         mixture = self.epochs_ if self.mixture_epochs is None else self.mixture_epochs
-        tightened = self.epochs_ / 8 if self.epochs_per_generation is None else self.epochs_per_generation
+        tightened = self.epochs_ / 4 if self.epochs_per_generation is None else self.epochs_per_generation
         # a step of the alphas takes about as long as one of the weights
         mixture *= self.mixed_cost_ * (1 + 1 / self.alpha_interval)
         return (mixture + self.discretize * 3 * tightened) / self.epochs_
@@ -144,7 +144,7 @@ class DifferentiableSearch(Search):
         n_hidden = start.n_layers - 1
         ways = [(group.whole,) * n_hidden, self._majorities(mixture, symmetry), (symmetry,) * n_hidden]
         architectures = dict.fromkeys(start.with_constraints((*way, symmetry)) for way in ways)
-        epochs = self.epochs_ / 8 if self.epochs_per_generation is None else self.epochs_per_generation
+        epochs = self.epochs_ / 4 if self.epochs_per_generation is None else self.epochs_per_generation
         return [self._proposal(architecture, epochs, training, mixture) for architecture in architectures]
 
     def _mixed(self, group: PointGroup) -> tuple[Subgroup, ...]:
