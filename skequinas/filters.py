@@ -249,7 +249,7 @@ class _Expand(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weights: Tensor, *tables: Tensor | None) -> Tensor:
         ctx.save_for_backward(*tables)
-        return _gather(weights, OrbitTables(*tables))  # type: ignore[arg-type]
+        return _gather(weights.detach(), OrbitTables(*tables))  # type: ignore[arg-type]
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -285,7 +285,7 @@ class _Mix(torch.autograd.Function):
         ctx.save_for_backward(weights, shares, norms, ratios, factors, owner, *tables)
         ctx.sizes = sizes
         own = OrbitTables(*tables)  # type: ignore[arg-type]
-        return _gather(weights, own, factors.index_select(0, own.orbits))
+        return _gather(weights.detach(), own, factors.index_select(0, own.orbits))
 
     @staticmethod
     @once_differentiable

@@ -72,7 +72,7 @@ class _OrbitWeights(nn.Module):
 
         With shares they are weighted, and with norms the weights of each space are first scaled to its norm.
         """
-        tables = [getattr(self, name) for name in OrbitTables._fields]
+        tables = [self._buffers[name] for name in OrbitTables._fields]
         if shares is None:
             return expand(self.weight, *tables)
         return mix(self.weight, shares, norms, self.owner, self.sizes, tables)
