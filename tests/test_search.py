@@ -608,6 +608,35 @@ def test_only_relaxations_that_the_gradients_call_for_are_tried_the_most_signifi
     assert len(rounds) == 2 + len(tried)
 
 
+def test_a_guided_search_goes_on_with_the_one_network_that_is_better_beyond_doubt() -> None:
+    for gain, kept in ((0.0, ("D4", "D4", "C4")), (0.2, ("D4", "C4", "C4"))):
+        search = started(EvolutionarySearch(3))
+        for _ in range(3):
+            proposals = search.ask()
+            losses = [(0.5, 0.6) if p is proposals[0] else (0.5 - gain, 0.6 - gain) for p in proposals]
+            search.tell([told(p, loss, loss, symmetry="C4") for p, loss in zip(proposals, losses, strict=True)])
+        assert [e.architecture.constraint_names for e in search.population_] == [kept]
+
+
+def test_gradients_are_asked_of_what_the_search_goes_on_with_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, EquivariantNetwork]] = []
+    search = started(EvolutionarySearch(3, probe_epochs=1, epochs_per_generation=0.5))
+
+    def p_values(network: EquivariantNetwork, *_: Any) -> dict[int, float]:
+        asked.append((search.generation_, network))
+        return {0: 0.02, 1: 0.01}
+
+    monkeypatch.setattr(loop, "relaxation_p_values", p_values)
+    monkeypatch.setattr(loop, "gather_evidence", lambda *_: evidence_for("C4"))
+    run(search)
+    assert search.generation_ == 4
+    assert len(search.records_) == 6
+    assert [generation for generation, _ in asked] == [2, 3]  # not of the first network, nor of the last generation
+    more = EvolutionarySearch.from_state(*search.to_state())
+    more.n_generations = 4
+    assert len(more.untested_) == 1  # a search that may go on asks what it left out
+
+
 def test_with_a_level_of_one_every_layer_that_can_be_relaxed_is_called_for() -> None:
     rounds = drive(started(EvolutionarySearch(10, call_level=1.0)), lambda ps: called(ps, {0: 1.0}))
     assert [" ".join(proposals[-1].architecture.constraint_names) for proposals in rounds[2:]] == ["C4 C4 C4"]
