@@ -36,7 +36,7 @@ from skequinas.moves import pixel_elements, transform_images
 from skequinas.networks import EquivariantNetwork
 from skequinas.search import NoSearch, Search, resolve_search
 from skequinas.search.loop import SEARCHES
-from skequinas.state import fitting_state, kept_memory, worker_threads
+from skequinas.state import fitting_state, kept_memory, no_autocast, worker_threads
 from skequinas.symmetry import (
     LearnedSymmetry,
     effective_invariance,
@@ -173,6 +173,8 @@ class BaseEquivariantNAS(CallbackSupportMixin, BaseEstimator, ABC):
 
     def _fit(self, X: Any, y: Any, sample_weight: Any, monitor: Monitor) -> None:
         search = resolve_search(self.search)
+        if self.n_jobs == 0:
+            raise ValueError("n_jobs=0 trains nothing. Use a positive number, -1 for a process on each core, or None.")
         earlier = copy.copy(self) if self.warm_start and hasattr(self, "module_") else None
         self.__dict__.pop("module_", None)
         needs_validation = self.early_stopping or not isinstance(search, NoSearch)
@@ -417,7 +419,7 @@ class BaseEquivariantNAS(CallbackSupportMixin, BaseEstimator, ABC):
         network = nn.Sequential(self.preprocessing_, self.module_)
         if device.type != "cpu":
             network = copy.deepcopy(network).to(device)
-        with worker_threads(), torch.inference_mode():
+        with worker_threads(), no_autocast(), torch.inference_mode():
             parts = [self._respond(network(x.to(device))) for x in images.split(EVALUATION_BATCH)]
             return torch.cat(parts).double().cpu().numpy()
 

@@ -96,8 +96,9 @@ class EquivariantNASClassifier(ClassifierMixin, BaseEquivariantNAS):
         (AVX512-BF16, AMX), slower elsewhere. Evidence and predictions are computed in float32 either way.
     n_jobs : int or None, default=None
         How many candidates of a generation of the search are trained at the same time, in processes of joblib's, on a
-        CPU; -1 is one for each core. Each has one thread then, and the result is the same whatever the number. None
-        trains them one after the other with all threads of torch.
+        CPU; -1 is one for each core. Each has one thread then, and the result is the same whatever the number. None is
+        what a surrounding ``joblib.parallel_config`` says, and else trains them one after the other with all threads of
+        torch.
     random_state : int, RandomState instance or None, default=None
         Fixes the split, the initial weights, the mini-batches and the search.
     verbose : int, default=0
@@ -380,8 +381,9 @@ class EquivariantNASRegressor(RegressorMixin, BaseEquivariantNAS):
         (AVX512-BF16, AMX), slower elsewhere. Evidence and predictions are computed in float32 either way.
     n_jobs : int or None, default=None
         How many candidates of a generation of the search are trained at the same time, in processes of joblib's, on a
-        CPU; -1 is one for each core. Each has one thread then, and the result is the same whatever the number. None
-        trains them one after the other with all threads of torch.
+        CPU; -1 is one for each core. Each has one thread then, and the result is the same whatever the number. None is
+        what a surrounding ``joblib.parallel_config`` says, and else trains them one after the other with all threads of
+        torch.
     random_state : int, RandomState instance or None, default=None
         Fixes the split, the initial weights, the mini-batches and the search.
     verbose : int, default=0

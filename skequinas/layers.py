@@ -364,11 +364,12 @@ class _OrbitBatchNorm(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor, Tensor | None, Tensor, Tensor, None, None]:
         x, offset, slope, means, mean, precision = ctx.saved_tensors
         mean_each, precision_each = _each(ctx.order, mean, precision)
-        # sums over a channel, in one pass, of dy along the normalised x, and of dy
+        # sums over a channel, in one pass, of dy along the normalised x, and of dy; what weights are given matters not
+        # to them, but without any the sums are left out on CUDA
         _, *sums = torch.ops.aten.native_batch_norm_backward(
             grad,
             x,
-            None,
+            precision_each,
             None,
             None,
             mean_each if offset is None else mean_each - offset,

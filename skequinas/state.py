@@ -18,13 +18,13 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import cache
 
 import torch
 from joblib.parallel import get_active_backend
 
-__all__ = ["fitting_state", "kept_memory", "torch_threads", "worker_threads"]
+__all__ = ["fitting_state", "kept_memory", "no_autocast", "torch_threads", "worker_threads"]
 
 
 def _is_forked_by_multiprocessing() -> bool:
@@ -41,10 +41,23 @@ _IMPORTED_IN = None if _is_forked_by_multiprocessing() else os.getpid()
 
 @contextmanager
 def fitting_state() -> Iterator[None]:
-    """Gradients on, tensors on the CPU unless said otherwise, threads as in `worker_threads`; afterwards as before."""
+    """Gradients on, no autocast, tensors on the CPU unless said otherwise, threads as in `worker_threads`.
+
+    Afterwards all is as before.
+    """
     elsewhere = torch.empty(0).device.type != "cpu"  # a device context slows every operation down
     device = torch.device("cpu") if elsewhere else nullcontext()
-    with torch.inference_mode(False), torch.enable_grad(), device, worker_threads():
+    with torch.inference_mode(False), torch.enable_grad(), device, no_autocast(), worker_threads():
+        yield
+
+
+@contextmanager
+def no_autocast() -> Iterator[None]:
+    """Full precision while the context lasts."""
+    with ExitStack() as stack:
+        for device_type in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(device_type):
+                stack.enter_context(torch.autocast(device_type, enabled=False))
         yield
 
 
@@ -77,11 +90,21 @@ def _is_joblib_thread() -> bool:
 
 # of malloc.h: what it calls the thresholds, and the values that it comes to by itself when large blocks are freed
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-_LARGEST_MMAP_THRESHOLD = 4 * 2**20 * ctypes.sizeof(ctypes.c_long)
+_LARGEST_MMAP_THRESHOLD = 32 * 2**20
 _KEEP_ALL = 2**31 - 1
 
 _lock = threading.Lock()
 _keeping = 0
+
+
+def _begin_anew() -> None:
+    """In a forked process no fit is under way, whatever its parent was doing."""
+    global _lock, _keeping
+    _lock, _keeping = threading.Lock(), 0
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)
 
 
 @contextmanager
@@ -116,7 +139,7 @@ def kept_memory() -> Iterator[None]:
 @cache
 def _glibc() -> ctypes.CDLL | None:
     """The C library, if its allocator is glibc's and nobody has set its thresholds."""
-    if sys.platform != "linux" or "CS_GNU_LIBC_VERSION" not in os.confstr_names:
+    if sys.platform != "linux" or sys.maxsize < 2**32 or "CS_GNU_LIBC_VERSION" not in os.confstr_names:
         return None
     if any(name in os.environ for name in ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")):
         return None

@@ -268,8 +268,9 @@ def train(
     with best:  # the network ends with its best weights, also when the loop is interrupted
         for step in range(1, last + 1):
             network.train()
+            batch = next(batches)
             with _autocast(data, settings):
-                loss = next(batches).loss(network, data.objective)
+                loss = batch.loss(network, data.objective)
             optimizer.zero_grad()
             loss.backward(inputs=weights)
             optimizer.step()
@@ -392,8 +393,9 @@ class _AlphaStep:
         momenta = [m.momentum for m in self.norms]
         for m in self.norms:
             m.momentum = 0.0
+        batch = next(self.batches)
         with _autocast(self.data, self.settings):
-            loss = next(self.batches).loss(self.network, self.data.objective)
+            loss = batch.loss(self.network, self.data.objective)
         for m, momentum in zip(self.norms, momenta, strict=True):
             m.momentum = momentum
         self.optimizer.zero_grad()

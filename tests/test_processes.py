@@ -6,6 +6,7 @@ import multiprocessing
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,13 @@ X, y = load_digits(n_class=3, return_X_y=True)
 X, y = X[:120], y[:120]
 SMALL = {"search": "none", "width": 8, "max_epochs": 1, "batch_size": 32, "random_state": 0, "device": "cpu"}
 two_cores = pytest.mark.skipif(joblib.cpu_count() < 2, reason="needs two cores")
+
+
+@pytest.fixture(autouse=True)
+def threads_as_before() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
 
 
 def classifier(**parameters: Any) -> EquivariantNASClassifier:
@@ -182,7 +190,7 @@ def test_candidates_trained_in_parallel_are_those_trained_one_after_the_other(
     with parallel_config(backend=backend):
         for n_jobs in (1, 2, -1):
             for found, wanted in zip(result(search, n_jobs), expected, strict=True):
-                np.testing.assert_array_equal(found, wanted)
+                np.testing.assert_array_equal(found, wanted, err_msg=f"n_jobs={n_jobs}")
 
 
 @two_cores
@@ -214,9 +222,19 @@ def test_candidates_in_parallel_keep_to_the_budget() -> None:
     assert np.isfinite(model.predict_proba(X)).all()
 
 
-def test_no_jobs_at_all_is_an_error() -> None:
-    with pytest.raises(ValueError, match="n_jobs"):
-        classifier(search="random", n_jobs=0).fit(X, y)
+@pytest.mark.parametrize("search", ["none", "random"])
+def test_no_jobs_at_all_is_an_error(search: str) -> None:
+    with pytest.raises(ValueError, match="n_jobs=0"):
+        classifier(search=search, n_jobs=0).fit(X, y)
+
+
+def test_a_context_of_autocast_changes_nothing_wherever_candidates_are_trained(one_thread: None) -> None:
+    expected = result(PARALLEL["random"], None)
+    with torch.autocast("cpu", torch.bfloat16), parallel_config(backend="threading"):
+        for n_jobs in (None, 2):
+            for found, wanted in zip(result(PARALLEL["random"], n_jobs), expected, strict=True):
+                np.testing.assert_array_equal(found, wanted)
+        assert torch.is_autocast_enabled("cpu")
 
 
 # --- memory ---

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from skequinas.architecture import Architecture
 from skequinas.groups import PointGroup
+from skequinas.moves import RandomTurns
 from skequinas.networks import EquivariantNetwork
 from skequinas.training import (
     CLASSIFICATION,
@@ -320,6 +321,20 @@ def test_after_a_training_in_half_precision_the_constraints_hold_as_well_as_ever
     images = toy_data(seed=2).images
     with torch.inference_mode():
         torch.testing.assert_close(network(images.rot90(1, (2, 3))), network(images), rtol=1e-4, atol=1e-5)
+
+
+def test_images_are_prepared_in_single_precision_whatever_the_precision() -> None:
+    seen: dict[str, list[Tensor]] = {"float32": [], "bfloat16": []}
+    for precision, inputs in seen.items():
+
+        def augmentation(x: Tensor, inputs: list[Tensor] = inputs) -> Tensor:
+            inputs.append(RandomTurns(False, 0)(x))
+            return inputs[-1]
+
+        settings = replace(SETTINGS, precision=precision)
+        train(network_of(), toy_data(), settings, 1, seed=0, augmentation=augmentation)
+    for a, b in zip(*seen.values(), strict=True):
+        assert torch.equal(a, b)
 
 
 def test_half_precision_is_as_reproducible() -> None:

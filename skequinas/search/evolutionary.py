@@ -69,7 +69,8 @@ class EvolutionarySearch(Search):
     schedule : {"one_cycle", "constant"}, default="one_cycle"
         With "one_cycle" the rate rises and falls within each generation, so that candidates are compared at rest.
     tolerance : float, default=1.0
-        The most symmetric candidate within so many standard errors of the best is chosen.
+        The most symmetric candidate within so many standard errors of the best is chosen: in the end, and in a guided
+        search in every generation.
     level : float, default=0.01
         The greatest probability of giving up a symmetry that images and targets together have, if the images are
         independent of each other: one is rejected when its p-value is at most this, from 0.001 to 0.5.

@@ -66,8 +66,8 @@ def run_search(
     monitor : Monitor, optional
     n_jobs : int or None, default=None
         How many candidates of a generation are trained at the same time, in processes of joblib's, on a CPU; -1 is one
-        for each core. Each then has one thread of torch, and the result does not depend on the number. None trains them
-        one after the other with all threads.
+        for each core. Each then has one thread of torch, and the result does not depend on the number. None is what a
+        surrounding ``joblib.parallel_config`` says, and else trains them one after the other with all threads.
 
     Raises
     ------
@@ -89,12 +89,15 @@ def run_search(
             _Task(p, None if p.parent is None else parents[p.parent], monitor.deadline, search.keeps_network)
             for p in proposals
         ]
-        search.pending_ = []
+        search.pending_, cut_off = [], False
         for evaluation, trouble in _evaluations(tasks, data, validation, monitor, n_jobs):
             _log(evaluation, trouble, monitor)
             if evaluation.diverged and monitor.out_of_time() and not search.keeps_network:
-                return  # it was cut off
-            search.pending_.append(evaluation)
+                cut_off = True
+            else:
+                search.pending_.append(evaluation)
+        if cut_off:
+            return
         search.tell(search.pending_)
         if not search.population_:
             raise DivergenceError(
@@ -131,6 +134,8 @@ def _evaluations(
             with torch_threads(torch.get_num_threads() if alone else 1):
                 found = _evaluation(task, data, validation, partial(monitor.step, task.proposal))
             yield found
+            if found[0].diverged and task.out_of_time:
+                return  # it was cut off, and there is no time for others
         return
     packed = PackedPart.of(data), PackedPart.of(validation)
     # copy on write: torch wants arrays that may be written to
