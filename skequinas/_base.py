@@ -75,7 +75,7 @@ class BaseEquivariantNAS(CallbackSupportMixin, BaseEstimator, ABC):
         "callback": [callable, None],
         "device": [str],
         "precision": [StrOptions(set(PRECISIONS))],
-        "n_jobs": [Integral, None],
+        "n_jobs": [Interval(Integral, None, -1, closed="right"), Interval(Integral, 1, None, closed="left"), None],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
     }
@@ -173,8 +173,6 @@ class BaseEquivariantNAS(CallbackSupportMixin, BaseEstimator, ABC):
 
     def _fit(self, X: Any, y: Any, sample_weight: Any, monitor: Monitor) -> None:
         search = resolve_search(self.search)
-        if self.n_jobs == 0:
-            raise ValueError("n_jobs=0 trains nothing. Use a positive number, -1 for a process on each core, or None.")
         earlier = copy.copy(self) if self.warm_start and hasattr(self, "module_") else None
         self.__dict__.pop("module_", None)
         needs_validation = self.early_stopping or not isinstance(search, NoSearch)

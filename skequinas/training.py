@@ -21,7 +21,6 @@ __all__ = [
     "DataPart",
     "DivergenceError",
     "Objective",
-    "PackedPart",
     "TrainingSettings",
     "evaluate",
     "frozen",
@@ -112,32 +111,25 @@ class DataPart:
         weights = None if self.weights is None else self.weights[index]
         return DataPart(self.images[index], self.targets[index], self.preprocess, self.objective, weights)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled as arrays, which joblib hands to other processes without a copy for each."""
+        arrays = (None if t is None else t.numpy(force=True) for t in (self.images, self.targets, self.weights))
+        return _unpickled, (*arrays, self.preprocess, self.objective)
+
     def sample_weights(self) -> NDArray[np.float64] | None:
         """The weights as numpy takes them."""
         return None if self.weights is None else self.weights.double().cpu().numpy()
 
 
-@dataclass(frozen=True)
-class PackedPart:
-    """A `DataPart` on the CPU as arrays, which joblib hands to another process without a copy for each."""
-
-    images: NDArray[Any]
-    targets: NDArray[Any]
-    preprocess: nn.Module
-    objective: Objective
-    weights: NDArray[Any] | None
-
-    @classmethod
-    def of(cls, part: DataPart) -> PackedPart:
-        """Pack without copying."""
-        weights = None if part.weights is None else part.weights.numpy()
-        return cls(part.images.numpy(), part.targets.numpy(), part.preprocess, part.objective, weights)
-
-    def unpacked(self) -> DataPart:
-        """The same data."""
-        weights = None if self.weights is None else torch.from_numpy(self.weights)
-        images, targets = (torch.from_numpy(values) for values in (self.images, self.targets))
-        return DataPart(images, targets, self.preprocess, self.objective, weights)
+def _unpickled(
+    images: NDArray[Any],
+    targets: NDArray[Any],
+    weights: NDArray[Any] | None,
+    preprocess: nn.Module,
+    objective: Objective,
+) -> DataPart:
+    sample_weights = None if weights is None else torch.from_numpy(weights)
+    return DataPart(torch.from_numpy(images), torch.from_numpy(targets), preprocess, objective, sample_weights)
 
 
 def mean_with_error(values: NDArray[np.float64], weights: NDArray[np.float64] | None = None) -> tuple[float, float]:

@@ -21,7 +21,7 @@ from skequinas.search.differentiable import DifferentiableSearch
 from skequinas.search.evidence import gather_evidence
 from skequinas.search.evolutionary import EvolutionarySearch
 from skequinas.state import fitting_state, kept_memory, torch_threads
-from skequinas.training import DataPart, DivergenceError, PackedPart, evaluate, n_steps, train
+from skequinas.training import DataPart, DivergenceError, evaluate, n_steps, train
 
 __all__ = ["SEARCHES", "resolve_search", "run_search"]
 
@@ -137,19 +137,18 @@ def _evaluations(
             if found[0].diverged and task.out_of_time:
                 return  # it was cut off, and there is no time for others
         return
-    packed = PackedPart.of(data), PackedPart.of(validation)
     # copy on write: torch wants arrays that may be written to
     workers = Parallel(n_jobs=min(n_workers, len(tasks)), mmap_mode="c")
-    results = workers(delayed(_evaluation_elsewhere)(task, *packed) for task in tasks)
+    results = workers(delayed(_evaluation_elsewhere)(task, data, validation) for task in tasks)
     for task, found in zip(tasks, results, strict=True):
         monitor.step(task.proposal, n_steps(len(data), task.proposal.epochs, task.proposal.training.batch_size))
         yield found
 
 
-def _evaluation_elsewhere(task: _Task, data: PackedPart, validation: PackedPart) -> tuple[Evaluation, str]:
+def _evaluation_elsewhere(task: _Task, data: DataPart, validation: DataPart) -> tuple[Evaluation, str]:
     """Train and evaluate in another process or thread."""
     with fitting_state(), kept_memory(), torch_threads(1):
-        return _evaluation(task, data.unpacked(), validation.unpacked(), lambda: task.out_of_time)
+        return _evaluation(task, data, validation, lambda: task.out_of_time)
 
 
 def _evaluation(task: _Task, data: DataPart, validation: DataPart, stop: Callable[[], bool]) -> tuple[Evaluation, str]:
@@ -188,9 +187,7 @@ def _evaluation(task: _Task, data: DataPart, validation: DataPart, stop: Callabl
         trouble = str(error)
     seconds = time.perf_counter() - started
     weights, shares = validation.sample_weights(), history.shares or None
-    evaluation = Evaluation(
-        proposal, network, losses, errors, seconds, evidence, weights, calls=None, share_history=shares
-    )
+    evaluation = Evaluation(proposal, network, losses, errors, seconds, evidence, weights, share_history=shares)
     return evaluation, trouble
 
 
