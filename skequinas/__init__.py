@@ -2,17 +2,15 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
-from skequinas.architecture import Architecture
+from skequinas import interop  # bridges register themselves
 from skequinas.displays import OrbitDisplay, SearchDisplay, SymmetryDisplay
-from skequinas.estimators import EquivariantNASClassifier, EquivariantNASRegressor
+from skequinas.estimators import EquivariantNASClassifier, EquivariantNASRegressor, load, save
+from skequinas.evidence import Evidence, LearnedSymmetry, ScoreTest, score_test, symmetry_evidence
 from skequinas.groups import PointGroup, Subgroup
-from skequinas.monitor import FitProgress
-from skequinas.networks import EquivariantNetwork, relax
-from skequinas.persistence import load, save
-from skequinas.score import ScoreTest, score_test, symmetry_evidence
+from skequinas.nn import Architecture, EquivariantNetwork, relax
+from skequinas.runtime.versions import show_versions
 from skequinas.search import DifferentiableSearch, EvolutionarySearch, NoSearch, RandomSearch
-from skequinas.search.evidence import Evidence
-from skequinas.symmetry import LearnedSymmetry
+from skequinas.training import FitProgress
 
 try:
     __version__ = version("skequinas")
@@ -37,9 +35,11 @@ __all__ = [
     "SearchDisplay",
     "Subgroup",
     "SymmetryDisplay",
+    "interop",
     "load",
     "relax",
     "save",
     "score_test",
+    "show_versions",
     "symmetry_evidence",
 ]

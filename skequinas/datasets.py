@@ -9,8 +9,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import check_random_state
 
-from skequinas.groups import PointGroup, Subgroup, parse_group
-from skequinas.moves import fair_offset, transform_images
+from skequinas.groups import PointGroup, Subgroup, fair_offset, parse_group
+from skequinas.nn.transforms import transform_images
 
 __all__ = ["make_planted_symmetry"]
 

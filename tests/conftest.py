@@ -14,7 +14,7 @@ from hypothesis import settings
 from torch import Tensor
 
 from skequinas.groups import PointGroup, Subgroup
-from skequinas.moves import transform_images
+from skequinas.nn import transform_images
 
 settings.register_profile("laws", deadline=None, max_examples=40, derandomize=True, database=None)
 settings.load_profile("laws")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from skequinas.datasets import make_planted_symmetry
 from skequinas.groups import PointGroup, Subgroup
-from skequinas.moves import transform_images
+from skequinas.nn import transform_images
 
 RNG = np.random.default_rng(0)
 IMAGES = np.repeat(RNG.integers(0, 256, (3, 5, 5), dtype=np.uint8), 200, axis=0)  # three images, many times each

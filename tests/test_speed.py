@@ -14,10 +14,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from skequinas import DifferentiableSearch, EquivariantNASClassifier, EvolutionarySearch
-from skequinas.architecture import Architecture, default_architecture
-from skequinas.filters import orbit_tables
 from skequinas.groups import PointGroup
-from skequinas.networks import EquivariantNetwork
+from skequinas.nn import Architecture, EquivariantNetwork, default_architecture
+from skequinas.nn.filters import orbit_tables
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

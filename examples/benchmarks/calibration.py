@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from planted_symmetry import D4, load
 
 from skequinas import Architecture, EquivariantNASClassifier, score_test, symmetry_evidence
-from skequinas.architecture import default_architecture
 from skequinas.datasets import make_planted_symmetry
+from skequinas.nn import default_architecture
 
 LEVELS = (0.01, 0.05, 0.1, 0.2)
 

@@ -26,7 +26,7 @@ from sklearn.datasets import fetch_openml
 from sklearn.svm import SVC
 
 from skequinas import EquivariantNASClassifier
-from skequinas.architecture import default_architecture
+from skequinas.nn import default_architecture
 
 ROWS = {
     "evolutionary, D4": {"group": "D4", "search": "evolutionary"},

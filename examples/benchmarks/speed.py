@@ -38,13 +38,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from skequinas import EquivariantNASClassifier, EvolutionarySearch
-from skequinas.architecture import Architecture, default_architecture, paper_architecture
-from skequinas.filters import kernel_space
 from skequinas.groups import PointGroup, Subgroup
-from skequinas.layers import MixedGroupConv2d, SymmetricAvgPool2d
-from skequinas.moves import transform_images
-from skequinas.networks import EquivariantNetwork
-from skequinas.state import kept_memory
+from skequinas.nn import (
+    Architecture,
+    EquivariantNetwork,
+    MixedGroupConv2d,
+    SymmetricAvgPool2d,
+    default_architecture,
+    kernel_space,
+    paper_architecture,
+    transform_images,
+)
+from skequinas.runtime.process import kept_memory
 
 D4 = PointGroup.from_name("D4")
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

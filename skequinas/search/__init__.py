@@ -1,10 +1,11 @@
-"""Searches over the constraints of a network, and the loop that serves any of them."""
+"""Searches over the constraints of a network, and the loop that drives any of them. A file adds a strategy."""
 
 from skequinas.search.base import Evaluation, Proposal, Search, choose
 from skequinas.search.baselines import NoSearch, RandomSearch
 from skequinas.search.differentiable import DifferentiableSearch
+from skequinas.search.driver import run_search
 from skequinas.search.evolutionary import EvolutionarySearch
-from skequinas.search.loop import resolve_search, run_search
+from skequinas.search.registry import register_search, resolve_search
 
 __all__ = [
     "DifferentiableSearch",
@@ -15,6 +16,7 @@ __all__ = [
     "RandomSearch",
     "Search",
     "choose",
+    "register_search",
     "resolve_search",
     "run_search",
 ]

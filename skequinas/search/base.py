@@ -17,13 +17,13 @@ import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 
-from skequinas._files import read_file, write_file
-from skequinas.architecture import Architecture
+from skequinas.evidence.verdict import Evidence, largest_accepted
 from skequinas.groups import Subgroup
-from skequinas.networks import EquivariantNetwork
-from skequinas.search.evidence import Evidence, largest_accepted
-from skequinas.state import fitting_state
-from skequinas.training import TrainingSettings, mean_with_error
+from skequinas.io.files import read_file, write_file
+from skequinas.nn.architecture import Architecture
+from skequinas.nn.networks import EquivariantNetwork
+from skequinas.runtime.process import fitting_state
+from skequinas.training import SearchProgress, TrainingSettings, mean_with_error
 
 __all__ = ["Evaluation", "Proposal", "Search", "choose"]
 
@@ -213,6 +213,16 @@ class Search(BaseEstimator, ABC):
         """
         candidates = self.population_ or self._survivors([e for e in self.pending_ if not e.diverged])
         return choose(candidates, self.tolerance) if candidates else None
+
+    def progress(self) -> SearchProgress:
+        """Where the search stands, once a generation is over."""
+        best = self.result()
+        return SearchProgress(
+            self.generation_,
+            len(self.records_),
+            max((record["validation_score"] for record in self.records_), default=None),
+            None if best is None else best.architecture.symmetry.name,
+        )
 
     def cost(self) -> float:
         """About how long the search takes, in full trainings of a constrained network."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from skequinas.architecture import Architecture
+from skequinas.nn.architecture import Architecture
 from skequinas.search.base import Evaluation, Proposal, Search
 from skequinas.search.evolutionary import EvolutionarySearch
 

@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from skequinas.architecture import Architecture
 from skequinas.groups import PointGroup, Subgroup
-from skequinas.layers import EquivariantConv2d, MixedGroupConv2d
+from skequinas.nn.architecture import Architecture
+from skequinas.nn.layers import EquivariantConv2d, MixedGroupConv2d
 from skequinas.search.base import Evaluation, Proposal, Search
 
 __all__ = ["DifferentiableSearch"]
@@ -25,7 +25,7 @@ class DifferentiableSearch(Search):
     alternating steps.
 
     In the second stage (not in the paper) the learned mixture is turned into constraints. What it says of the rest of
-    the validation part, moved, tells which symmetries the data reject, see `skequinas.search.evidence`; the function is
+    the validation part, moved, tells which symmetries the data reject, see `skequinas.evidence.orbit`; the function is
     to have the largest H that is not. The layers are constrained in up to three ways: all to G but for the head; each
     to the largest subgroup containing H that at least half of its mixture obeys; all to H. Their kernels are projected,
     the networks are trained for a little longer, and the most symmetric one within the tolerance of the best is the

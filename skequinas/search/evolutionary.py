@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from skequinas.architecture import Architecture
 from skequinas.groups import Subgroup
-from skequinas.networks import inherit
+from skequinas.nn.architecture import Architecture
+from skequinas.nn.networks import inherit
 from skequinas.search.base import Evaluation, Proposal, Search, choose
 from skequinas.training import TrainingSettings
 
@@ -30,9 +30,9 @@ class EvolutionarySearch(Search):
 
     A guided search (not in the paper) begins further down and comes back up. Its first network has a head that is free
     to break every symmetry, behind layers that have them all; held-out images tell which symmetries it is right
-    to break, see `skequinas.search.evidence`. Then its head is tightened to the largest symmetry that is not
+    to break, see `skequinas.evidence.orbit`. Then its head is tightened to the largest symmetry that is not
     rejected. In the following generations the layers before the head are relaxed where the gradients of held-out images
-    call for it, see `skequinas.gradients`, the most significant first, until none is called for any more.
+    call for it, see `skequinas.evidence.gradients`, the most significant first, until none is called for any more.
 
     Parameters
     ----------

@@ -1,0 +1,318 @@
+"""What the two estimators share: prepare the data, search, train, report, predict."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from abc import ABC, abstractmethod
+from functools import partial
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, _fit_context, is_classifier
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_consistent_length, check_is_fitted, validate_data
+from torch import Tensor, nn
+
+from skequinas.estimators.callbacks import CallbackSupportMixin
+from skequinas.estimators.export import ExportMixin
+from skequinas.estimators.parameters import Parameters, constraints_of
+from skequinas.estimators.preparation import prepare
+from skequinas.estimators.session import Session
+from skequinas.evidence.measures import Measures, layer_distances, measure
+from skequinas.evidence.report import LearnedSymmetry
+from skequinas.groups import is_foreign, parse_group
+from skequinas.io.images import Preprocessing, as_images, as_rows
+from skequinas.nn.architecture import Architecture, default_architecture, paper_architecture
+from skequinas.nn.networks import EquivariantNetwork
+from skequinas.runtime.devices import resolve_device
+from skequinas.runtime.process import fitting_state, kept_memory, no_autocast, worker_threads
+from skequinas.search import NoSearch, resolve_search
+from skequinas.training import DataPart, Monitor, Objective, TrainingSettings
+from skequinas.training.evaluation import EVALUATION_BATCH
+
+__all__ = ["BaseEquivariantNAS"]
+
+DOC_LINK = "https://skequinas.readthedocs.io/en/stable/api/{estimator_module}.{estimator_name}.html"
+
+
+class BaseEquivariantNAS(ExportMixin, CallbackSupportMixin, BaseEstimator, Parameters, ABC):
+    """What the classifier and the regressor share.
+
+    They differ in the targets, the objective and what an output means.
+    """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = constraints_of(Parameters)
+    _doc_link_module = "skequinas"
+    _doc_link_template = DOC_LINK
+    objective: ClassVar[Objective]
+    learned_symmetry_: LearnedSymmetry
+    preprocessing_: Preprocessing
+    module_: nn.Sequential
+    _seed: int
+    _n_samples: int
+
+    @_fit_context(prefer_skip_nested_validation=False)
+    def fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
+        """Search for the symmetry of the task, then train the chosen network on all of the data.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, features), (n, H, W), (n, H, W, C) or (n, C, H, W)
+            Images, or rows that `image_shape` says how to read.
+        y : array-like of shape (n,) or (n, n_outputs)
+            Class labels, or one or several numbers for each image.
+        sample_weight : array-like of shape (n,), optional
+            How much each sample counts, in training and in validation. A sample of weight 0 is left out.
+
+        Returns
+        -------
+        self
+        """
+        monitor = Monitor(self.verbose, self.time_budget, self.callback)
+        told: dict[str, Any] = {"estimator": self, "X": X, "y": y}
+        if sample_weight is not None:
+            told["metadata"] = {"sample_weight": sample_weight}
+        with fitting_state(), kept_memory():
+            context = self._init_callback_context(max_subtasks=None)
+            before = dict(vars(self))
+            try:
+                context.call_on_fit_task_begin(**told)
+                monitor.hooks = partial(self._call_hooks, context, told)
+                self._fit(X, y, sample_weight, monitor)
+            except BaseException:
+                self.__dict__.clear()  # a fit that fails leaves an earlier model as it was
+                self.__dict__.update(before)
+                raise
+            context.call_on_fit_task_end(**told, reconstruction_attributes=dict)
+        return self
+
+    def _fit(self, X: Any, y: Any, sample_weight: Any, monitor: Monitor) -> None:
+        search = resolve_search(self.search)
+        earlier = copy.copy(self) if self.warm_start and hasattr(self, "module_") else None
+        self.__dict__.pop("module_", None)
+        self._seed = self._draw_seed() if earlier is None else earlier._seed
+        prepared = prepare(
+            self,
+            X,
+            y,
+            sample_weight,
+            device=resolve_device(self.device),
+            seed=self._seed,
+            hold_out=self.early_stopping or not isinstance(search, NoSearch),
+            earlier=earlier,
+        )
+        self.image_shape_, self.preprocessing_, split = prepared.image_shape, prepared.preprocessing, prepared.split
+        self._n_samples = len(split.whole) if earlier is None else earlier._n_samples
+        architecture = self._initial_architecture(split.whole)
+        training = TrainingSettings(
+            self.learning_rate,
+            batch_size=self.batch_size,
+            weight_decay=self.weight_decay,
+            precision=self.precision,
+        )
+        epochs = self.max_epochs or float(np.clip(round(32_000 / len(split.whole)), 4, 80))
+
+        search.start(architecture, epochs, training, self._seed)
+        session = Session(search, split, training, epochs, self._seed, monitor)
+        session.shrink_to_budget()
+        if earlier is not None:
+            session.go_on(earlier.search_, earlier.network_)
+        try:
+            with monitor.watching(session.n_batches(1 + search.cost())):
+                session.search_symmetry(self.n_jobs)
+                session.train_finally(
+                    self.early_stopping,
+                    self.n_iter_no_change if self.early_stopping else None,
+                    augment=self.augment == "continuous",
+                )
+        except KeyboardInterrupt:
+            if not session.keep_best():
+                raise
+            warnings.warn(
+                f"fit was interrupted; the model is the best network so far ({session.network.architecture}), trained "
+                f"in part. With warm_start=True another fit goes on.",
+                stacklevel=4,
+            )
+        self.history_ = _columns(session.history)
+        self._report(session)
+
+    def _call_hooks(self, context: Any, told: dict[str, Any], task: str, network: EquivariantNetwork) -> bool:
+        """Pass the end of a generation or an epoch on to scikit-learn's callbacks. Whether one wants to stop."""
+        subcontext = context.subcontext(task_name=task)
+        subcontext.call_on_fit_task_begin(**told)
+        training = network.training
+        try:
+            return bool(
+                subcontext.call_on_fit_task_end(
+                    **told, reconstruction_attributes=lambda: {"module_": network.eval().to_plain().cpu()}
+                )
+            )
+        finally:
+            network.train(training)
+
+    def _draw_seed(self) -> int:
+        """The number that everything random in a fit follows from."""
+        # without a seed, fresh entropy: numpy's global state is left alone
+        rng = np.random.RandomState() if self.random_state is None else check_random_state(self.random_state)
+        return int(rng.randint(np.iinfo(np.int32).max))
+
+    def _initial_architecture(self, data: DataPart) -> Architecture:
+        channels, size = data.images.shape[1], max(data.images.shape[2:])
+        n_outputs = self._n_outputs
+        if self.width is not None and self.architecture != "auto":
+            raise ValueError(f"width={self.width} goes with architecture='auto' only. Set one of the two.")
+        if isinstance(self.architecture, Architecture):
+            given = self.architecture
+            if given.group != parse_group(self.group):
+                raise ValueError(
+                    f"architecture has the search group {given.group}, but group={str(self.group)!r}. Pass "
+                    f"group={given.group.name!r} too."
+                )
+            if (given.image_size, given.in_channels, given.n_outputs) != (size, channels, n_outputs):
+                raise ValueError(
+                    f"architecture is for {given.in_channels} channels of {given.image_size}x{given.image_size} pixels "
+                    f"and {given.n_outputs} outputs; the data need {channels} channels of {size}x{size} pixels and "
+                    f"{n_outputs} outputs."
+                )
+            for name, value in (("basis", self.basis), ("circular_mask", self.circular_mask)):
+                if value not in ("auto", getattr(given, name)):
+                    raise ValueError(
+                        f"{name}={value!r}, but the architecture has {getattr(given, name)!r}. Leave {name}='auto'."
+                    )
+            return given
+        group = parse_group(self.group)
+        mask = None if self.circular_mask == "auto" else bool(self.circular_mask)
+        options: dict[str, Any] = {"basis": self.basis, "circular_mask": mask}
+        if self.architecture == "paper":
+            return paper_architecture(group, size, channels, n_outputs, **options)
+        options |= {"n_samples": self._n_samples, "device": data.images.device, "width": self.width}
+        return default_architecture(group, size, channels, n_outputs, **options)
+
+    def _report(self, session: Session) -> None:
+        """Set the fitted attributes that tell what was found."""
+        search, split = session.search, session.split
+        self.network_ = session.network.eval()
+        plain = self.network_.to_plain()
+        self.architecture_ = self.network_.architecture
+        self.n_parameters_ = self.architecture_.n_parameters
+        self.search_ = search
+        self.search_results_ = _columns(search.records_)
+        inputs = self.preprocessing_((split.validation or split.whole).images[: session.n_measured])
+        group = self.architecture_.group
+        measures = Measures.unknown(group)
+        try:
+            measures = measure(lambda x: self._respond(plain(x)), inputs, group, probabilities=is_classifier(self))
+        except KeyboardInterrupt:
+            warnings.warn(
+                "fit was interrupted after the training: the change of the output is not measured.", stacklevel=5
+            )
+        self.learned_symmetry_ = LearnedSymmetry(
+            group.name,
+            self.architecture_.symmetry.name,
+            dict(zip(self.architecture_.layer_names, self.architecture_.constraint_names, strict=True)),
+            measures.change,
+            layer_weights=search.shares_,
+            evidence=search.evidence_,
+            level=search.level,
+            lie_derivative=measures.lie_derivative,
+            effective_invariance=measures.effective_invariance,
+            layer_distances=layer_distances(self.network_),
+            share_history=search.share_history_,
+            regression=not is_classifier(self),
+        )
+        # what is kept lies on the CPU, so that a model can be loaded where there is no GPU
+        search.pending_ = []
+        for module in (self.network_, self.preprocessing_, *(e.network for e in search.population_)):
+            module.cpu()
+        self.module_ = plain.cpu()
+
+    def __getstate__(self) -> Any:
+        """What is pickled: a group of another library, which may not be able to, becomes ours."""
+        state = super().__getstate__()
+        if is_foreign(state["group"]):
+            state = state | {"group": parse_group(state["group"])}
+        return state
+
+    def __sklearn_is_fitted__(self) -> bool:
+        """Whether there is a model to predict with."""
+        return hasattr(self, "module_")
+
+    def _rows(self, X: Any) -> NDArray[Any]:
+        """Images to predict for, as finite rows; they must be as those in `fit`."""
+        X, shape = as_rows(X)
+        X = validate_data(self, X, reset=False)
+        if shape is not None and shape != self.image_shape_:
+            raise ValueError(
+                f"X has images of shape {shape}, but {type(self).__name__} was fitted with images of shape "
+                f"{self.image_shape_}."
+            )
+        rows: NDArray[Any] = X
+        return rows
+
+    def _outputs(self, X: ArrayLike) -> NDArray[np.float64]:
+        """The responses of the network to X, in float64."""
+        check_is_fitted(self)
+        images = as_images(self._rows(X), self.image_shape_)
+        device = self._prediction_device()
+        network = nn.Sequential(self.preprocessing_, self.module_)
+        if device.type != "cpu":
+            network = copy.deepcopy(network).to(device)
+        with worker_threads(), no_autocast(), torch.inference_mode():
+            parts = [self._respond(network(x.to(device))) for x in images.split(EVALUATION_BATCH)]
+            return torch.cat(parts).double().cpu().numpy()
+
+    def _held_out(self, X: ArrayLike, y: ArrayLike) -> DataPart:
+        """Images and targets that were not in `fit`, as the fitted network takes them."""
+        check_is_fitted(self)
+        X = self._rows(X)
+        check_consistent_length(X, y)
+        targets = self._known_targets(np.asarray(y))
+        return DataPart(as_images(X, self.image_shape_), targets, self.preprocessing_, self.objective)
+
+    def _prediction_device(self) -> torch.device:
+        """The device to predict on: a model that was trained with CUDA predicts without it too."""
+        if self.device.startswith("cuda") and not torch.cuda.is_available():
+            warnings.warn(f"device={self.device!r} is not available here; the CPU predicts instead.", stacklevel=5)
+            return torch.device("cpu")
+        return resolve_device(self.device)
+
+    @property
+    @abstractmethod
+    def _n_outputs(self) -> int:
+        """The width of the head."""
+
+    @property
+    @abstractmethod
+    def _target_checks(self) -> dict[str, Any]:
+        """How scikit-learn is to check y."""
+
+    def _weighted(self, y: NDArray[Any], weights: NDArray[np.float64] | None) -> NDArray[np.float64] | None:
+        """The weights of the samples, given those that the user gave."""
+        return weights
+
+    @abstractmethod
+    def _encode_targets(self, y: NDArray[Any], weights: NDArray[np.float64] | None, earlier: Self | None) -> Tensor:
+        """The targets as the objective takes them; sets what `predict` needs to go back.
+
+        After an earlier fit that this one goes on with, what goes back is as it was there.
+        """
+
+    @abstractmethod
+    def _known_targets(self, y: NDArray[Any]) -> Tensor:
+        """The targets of other images, encoded as those in `fit` were."""
+
+    @abstractmethod
+    def _strata(self, y: NDArray[Any], n_validation: int) -> NDArray[Any] | None:
+        """The labels whose shares the split keeps, if any."""
+
+    @abstractmethod
+    def _respond(self, outputs: Tensor) -> Tensor:
+        """Outputs of the network to probabilities or scaled targets."""
+
+
+def _columns(rows: list[dict[str, Any]]) -> dict[str, NDArray[Any]]:
+    """Rows to columns."""
+    return {name: np.array([row[name] for row in rows]) for name in (rows[0] if rows else {})}

@@ -1,0 +1,216 @@
+"""Save fitted estimators to files that hold arrays and JSON and nothing executable, and load them back."""
+
+from __future__ import annotations
+
+import warnings
+from os import PathLike
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.validation import check_is_fitted
+
+from skequinas.estimators.base import BaseEquivariantNAS
+from skequinas.estimators.classifier import EquivariantNASClassifier
+from skequinas.estimators.regressor import EquivariantNASRegressor
+from skequinas.evidence.report import LearnedSymmetry
+from skequinas.evidence.verdict import Evidence
+from skequinas.groups import PointGroup, Subgroup, parse_group
+from skequinas.io.files import array_from_json, array_to_json, read_file, write_file
+from skequinas.io.images import Preprocessing, as_images
+from skequinas.nn.architecture import Architecture
+from skequinas.nn.networks import EquivariantNetwork
+from skequinas.runtime.process import fitting_state
+from skequinas.search import Search
+from skequinas.search.registry import SEARCHES
+
+__all__ = ["load", "save"]
+
+_ESTIMATORS: dict[str, type[BaseEquivariantNAS]] = {
+    c.__name__: c for c in (EquivariantNASClassifier, EquivariantNASRegressor)
+}
+
+
+def _searches() -> dict[str, type[Search]]:
+    """The searches that can be saved, by the names of their classes."""
+    return {search.__name__: search for search in SEARCHES.values()}
+
+
+def save(model: BaseEquivariantNAS, path: str | PathLike[str]) -> None:
+    """Write a fitted estimator to one file of arrays and JSON (safetensors, with a version and a checksum).
+
+    Parameters
+    ----------
+    model : EquivariantNASClassifier or EquivariantNASRegressor
+        Everything is kept, the search too, but for a ``callback`` (a function cannot be written; there is a warning),
+        scikit-learn's own callbacks and its metadata requests.
+    path : str or path-like
+        An existing file of that name is replaced once the new one is complete.
+
+    Raises
+    ------
+    NotFittedError
+        When the estimator is not fitted.
+    ValueError
+        When a parameter or a class label is of a kind that plain values cannot express.
+
+    Examples
+    --------
+    >>> import skequinas
+    >>> from sklearn.datasets import load_digits
+    >>> X, y = load_digits(n_class=3, return_X_y=True)
+    >>> model = skequinas.EquivariantNASClassifier(search="none", max_epochs=1, random_state=0).fit(X, y)
+    >>> import tempfile, pathlib
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     skequinas.save(model, pathlib.Path(folder) / "digits.safetensors")
+    ...     copy = skequinas.load(pathlib.Path(folder) / "digits.safetensors")
+    >>> bool((copy.predict_proba(X) == model.predict_proba(X)).all())
+    True
+    """
+    check_is_fitted(model)
+    if type(model).__name__ not in _ESTIMATORS:
+        raise ValueError(f"model is a {type(model).__name__}; only {', '.join(_ESTIMATORS)} can be saved. Pickle it.")
+    search, search_tensors = model.search_.to_state()
+    tensors = {f"network/{name}": tensor for name, tensor in model.network_.state_dict().items()}
+    tensors |= {f"preprocessing/{name}": tensor for name, tensor in model.preprocessing_.state_dict().items()}
+    tensors |= {f"search/{name}": tensor for name, tensor in search_tensors.items()}
+    learned = vars(model.learned_symmetry_)
+    state: dict[str, Any] = {
+        "estimator": type(model).__name__,
+        "parameters": {name: _encode(name, value) for name, value in model.get_params(deep=False).items()},
+        "n_features_in": model.n_features_in_,
+        "feature_names_in": None,
+        "image_shape": model.image_shape_,
+        "seed": model._seed,
+        "n_samples": model._n_samples,
+        "architecture": model.architecture_.to_dict(),
+        "history": {name: array_to_json(column) for name, column in model.history_.items()},
+        "search_results": {name: array_to_json(column) for name, column in model.search_results_.items()},
+        "learned_symmetry": {name: dict(v) if hasattr(v, "items") else v for name, v in learned.items()},
+        "search": search,
+    }
+    if hasattr(model, "feature_names_in_"):
+        state["feature_names_in"] = array_to_json(model.feature_names_in_)
+    if isinstance(model, EquivariantNASClassifier):
+        state["classes"] = array_to_json(model.classes_)
+    if isinstance(model, EquivariantNASRegressor):
+        scaler = model.target_scaler_
+        state["flat_target"] = model._flat_target
+        state["target_scaler"] = {
+            name: array_to_json(np.asarray(getattr(scaler, name))) for name in _SCALER if hasattr(scaler, name)
+        }
+    write_file(path, "model", state, tensors)
+
+
+_SCALER = ("mean_", "var_", "scale_", "n_samples_seen_", "n_features_in_")
+
+
+def load(path: str | PathLike[str]) -> BaseEquivariantNAS:
+    """Read back an estimator that `save` wrote. Nothing in the file is executed.
+
+    Parameters
+    ----------
+    path : str or path-like
+
+    Returns
+    -------
+    EquivariantNASClassifier or EquivariantNASRegressor
+        Its ``device`` is a parameter as it was: "auto" finds the device of this machine.
+
+    Raises
+    ------
+    ValueError
+        When the file is damaged, foreign, or written by a newer version.
+    """
+    state, tensors = read_file(path, "model")
+    with fitting_state():
+        return _restored(state, tensors)
+
+
+def _restored(state: dict[str, Any], tensors: dict[str, torch.Tensor]) -> BaseEquivariantNAS:
+    def part(prefix: str) -> dict[str, torch.Tensor]:
+        return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+
+    kind = _ESTIMATORS[state["estimator"]]
+    model = kind(**{name: _decode(value) for name, value in state["parameters"].items()})
+    model.n_features_in_ = state["n_features_in"]
+    if state["feature_names_in"] is not None:
+        model.feature_names_in_ = array_from_json(state["feature_names_in"])
+    model.image_shape_ = tuple(state["image_shape"])
+    model._seed, model._n_samples = state["seed"], state["n_samples"]
+    model.architecture_ = Architecture.from_dict(state["architecture"])
+    model.n_parameters_ = model.architecture_.n_parameters
+    model.history_ = {name: array_from_json(column) for name, column in state["history"].items()}
+    model.search_results_ = {name: array_from_json(column) for name, column in state["search_results"].items()}
+    learned = state["learned_symmetry"]
+    if learned["evidence"] is not None:
+        learned["evidence"] = {name: Evidence(*values) for name, values in learned["evidence"].items()}
+    model.learned_symmetry_ = LearnedSymmetry(**learned)
+    model.search_ = _searches()[state["search"]["search"]].from_state(state["search"], part("search/"))
+    model.network_ = EquivariantNetwork(model.architecture_)
+    model.network_.load_state_dict(part("network/"))
+    model.network_.eval()
+    blank = as_images(np.zeros((1, model.n_features_in_), dtype=np.float32), model.image_shape_)
+    model.preprocessing_ = Preprocessing(blank)
+    model.preprocessing_.load_state_dict(part("preprocessing/"))
+    model.module_ = model.network_.to_plain()
+    if isinstance(model, EquivariantNASClassifier):
+        model.classes_ = array_from_json(state["classes"])
+    if isinstance(model, EquivariantNASRegressor):
+        model._flat_target = state["flat_target"]
+        model.target_scaler_ = StandardScaler()
+        for name, value in state["target_scaler"].items():
+            array = array_from_json(value)
+            setattr(model.target_scaler_, name, array if array.ndim else array.item())
+    return model
+
+
+def _encode(name: str, value: Any) -> Any:
+    """A constructor parameter as plain values."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if name == "callback":
+        warnings.warn("callback is a function, which a file cannot hold: the loaded model has none.", stacklevel=4)
+        return None
+    if isinstance(value, PointGroup) or (name == "group" and not isinstance(value, Subgroup)):
+        return {"group": parse_group(value).name}
+    if isinstance(value, Subgroup):
+        return {"group": value.group.name, "subgroup": value.name}
+    if isinstance(value, Search) and type(value).__name__ in _searches():
+        return {"search": type(value).__name__, "settings": value.get_params()}
+    if isinstance(value, Architecture):
+        return {"architecture": value.to_dict()}
+    if isinstance(value, np.random.RandomState):
+        kind, keys, *rest = value.get_state(legacy=True)
+        return {"random_state": [kind, np.asarray(keys).tolist(), *rest]}
+    if name == "image_shape":
+        return {"tuple": [int(v) for v in value]}
+    if isinstance(value, dict):
+        return {"pairs": [[_encode(name, k), _encode(name, v)] for k, v in value.items()]}
+    raise ValueError(f"{name}={value!r} of type {type(value).__name__} cannot be saved as plain values.")
+
+
+def _decode(value: Any) -> Any:
+    """The inverse of `_encode`."""
+    match value:
+        case {"group": group, "subgroup": name}:
+            return PointGroup.from_name(group).subgroup(name)
+        case {"group": group}:
+            return PointGroup.from_name(group)
+        case {"search": name, "settings": settings}:
+            return _searches()[name](**settings)
+        case {"architecture": values}:
+            return Architecture.from_dict(values)
+        case {"random_state": state}:
+            random_state = np.random.RandomState()
+            random_state.set_state((state[0], np.array(state[1], dtype=np.uint32), *state[2:]))
+            return random_state
+        case {"tuple": values}:
+            return tuple(values)
+        case {"pairs": pairs}:
+            return {_decode(k): _decode(v) for k, v in pairs}
+        case _:
+            return value

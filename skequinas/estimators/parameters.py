@@ -1,0 +1,245 @@
+"""The parameters of the estimators, once: name, type, default, allowed values and documentation.
+
+The constructors (by `dataclasses`), scikit-learn's ``_parameter_constraints`` and the docstrings are all made from it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import textwrap
+from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass, field, fields
+from numbers import Integral, Real
+from typing import Any, TypeVar
+
+import numpy as np
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+
+from skequinas.groups import PointGroup, Subgroup
+from skequinas.nn.architecture import Architecture
+from skequinas.search import Search
+from skequinas.training.loop import PRECISIONS
+from skequinas.training.monitor import FitProgress
+
+__all__ = ["ClassifierParameters", "Parameters", "constraints_of", "documented"]
+
+
+def _parameter(default: Any, kind: str, allowed: list[Any], text: str) -> Any:
+    """A row of the table: the default, its type in words, what scikit-learn is to allow, and what it means."""
+    return field(default=default, metadata={"kind": kind, "allowed": allowed, "text": text})
+
+
+@dataclass(eq=False, repr=False)
+class Parameters:
+    """What both estimators take."""
+
+    group: str | PointGroup | Subgroup = _parameter(
+        "D4",
+        "str, PointGroup, Subgroup, or a group or gspace of escnn",
+        [str, PointGroup, Subgroup, HasMethods("irrep")],  # the last: of escnn
+        """The largest symmetry to consider. "C4" holds the four quarter turns, "D4" mirrors as well; in general, "C"
+        and "D" with the number of rotations, such as "C8" for multiples of 45 degrees. "D1(90)" is the left-right
+        mirror, whose axis stands upright. All subgroups are searched.""",
+    )
+    search: str | Search = _parameter(
+        "evolutionary",
+        '{"evolutionary", "differentiable", "random", "none"} or search object',
+        [str, Search],
+        """How to search; "none" keeps the whole group. An object such as ``EvolutionarySearch(n_generations=6)`` sets
+        more. `skequinas.search.register_search` adds names.""",
+    )
+    _: KW_ONLY
+    architecture: str | Architecture = _parameter(
+        "auto",
+        '{"auto", "paper"} or Architecture',
+        [StrOptions({"auto", "paper"}), Architecture],
+        """The shape of the network. "auto" suits the images, "paper" is 8 layers of 16 and 32 fields with kernel 5.""",
+    )
+    width: int | None = _parameter(
+        None,
+        "int or None",
+        [Interval(Integral, 1, None, closed="left"), None],
+        """Channels of the first layers of an "auto" architecture (it is an error with another); None lets it
+        choose.""",
+    )
+    basis: str = _parameter(
+        "auto",
+        '{"auto", "pixel", "harmonic"}',
+        [str],
+        """What filters are made of. "pixel" is exact for quarter turns and mirrors; "harmonic", rings with waves around
+        them, can turn by any angle, to a few percent on pixels. "auto" is "pixel" where that is exact.
+        `skequinas.nn.register_basis` adds names.""",
+    )
+    circular_mask: bool | str = _parameter(
+        "auto",
+        'bool or "auto"',
+        ["boolean", StrOptions({"auto"})],
+        """Whether the images are cut to a disc, as their corners cannot turn by any angle. "auto" does where the group
+        has other elements than quarter turns and the mirrors in between.""",
+    )
+    augment: str = _parameter(
+        "none",
+        '{"none", "continuous"}',
+        [StrOptions({"none", "continuous"})],
+        """"continuous" turns the images of the final training by random angles, if the model is to look the same under
+        all rotations of the group (and there are any), and mirrors them at random, if under mirrors too. With
+        ``search="none"`` and ``group="C1"``, an ordinary CNN, they are always turned. The search, which is to find out
+        what the images look like, never turns any, nor is a learned mixture (``discretize=False``) trained so.""",
+    )
+    image_shape: tuple[int, ...] | None = _parameter(
+        None,
+        "tuple of int or None",
+        ["array-like", None],
+        """(height, width), with the channels first or last if there are any: at the end that holds 1 to 4, else beside
+        two equal sides, else at the smaller end. None reads rows as squares of one or three (last) channels, padded to
+        the next square where necessary.""",
+    )
+    max_epochs: float | None = _parameter(
+        None,
+        "float or None",
+        [Interval(Real, 0, None, closed="neither"), None],
+        """Passes over the data in the final training, to which those of the search are in proportion. None makes it
+        about 500 mini-batches of 64.""",
+    )
+    batch_size: int = _parameter(
+        64, "int", [Interval(Integral, 2, None, closed="left")], "Images in a mini-batch, at least 2."
+    )
+    learning_rate: float = _parameter(
+        0.005,
+        "float",
+        [Interval(Real, 0, None, closed="neither")],
+        "The highest rate of the one-cycle schedule (AdamW).",
+    )
+    weight_decay: float = _parameter(0.01, "float", [Interval(Real, 0, None, closed="left")], "Decoupled weight decay.")
+    validation_fraction: float = _parameter(
+        0.2,
+        "float",
+        [Interval(Real, 0, 1, closed="neither")],
+        "The share of the data that is held out for the search and for early stopping.",
+    )
+    early_stopping: bool = _parameter(
+        False,
+        "bool",
+        ["boolean"],
+        """Hold the validation part out of the final training too, stop when its loss no longer falls, and keep the best
+        weights.""",
+    )
+    n_iter_no_change: int = _parameter(
+        10,
+        "int",
+        [Interval(Integral, 1, None, closed="left")],
+        "Epochs without a better validation loss before an early stop.",
+    )
+    time_budget: float | None = _parameter(
+        None,
+        "float or None",
+        [Interval(Real, 0, None, closed="neither"), None],
+        """Seconds for the whole of ``fit``, checked at every mini-batch. Search and final training are shortened alike
+        where they would take longer. What was tried then depends on the speed of the machine.""",
+    )
+    warm_start: bool = _parameter(
+        False,
+        "bool",
+        ["boolean"],
+        """Another ``fit`` goes on with the search where the last one ended (it was interrupted or out of time, or may
+        now have more generations), and with the network's weights where its constraints stay. What is random follows
+        from the first fit's ``random_state``.""",
+    )
+    callback: Callable[[FitProgress], bool | None] | None = _parameter(
+        None,
+        "callable or None",
+        [callable, None],
+        """Called with a `FitProgress` after each generation of the search and each epoch of the final training. When it
+        returns True, the search, or the training, ends there.""",
+    )
+    device: str = _parameter(
+        "auto", "str", [str], '"auto" is CUDA when available, else the CPU; or "cpu", "cuda", "cuda:1".'
+    )
+    precision: str = _parameter(
+        "float32",
+        '{"float32", "bfloat16"}',
+        [StrOptions(set(PRECISIONS))],
+        """"bfloat16" trains with convolutions in half the bits: faster on GPUs and on processors with instructions for
+        it (AVX512-BF16, AMX), slower elsewhere. Evidence and predictions are computed in float32 either way.""",
+    )
+    n_jobs: int | None = _parameter(
+        None,
+        "int or None",
+        [Interval(Integral, None, -1, closed="right"), Interval(Integral, 1, None, closed="left"), None],
+        """How many candidates of a generation of the search are trained at the same time, in processes of joblib's, on
+        a CPU; -1 is one for each core. Each has one thread then, and the result is the same whatever the number. None
+        is what a surrounding ``joblib.parallel_config`` says, and else trains them one after the other with all threads
+        of torch.""",
+    )
+    random_state: int | np.random.RandomState | None = _parameter(
+        None,
+        "int, RandomState instance or None",
+        ["random_state"],
+        "Fixes the split, the initial weights, the mini-batches and the search.",
+    )
+    verbose: int = _parameter(0, "int", ["verbose"], "1 shows a progress bar; 2 also logs a line for each candidate.")
+
+
+@dataclass(eq=False, repr=False)
+class ClassifierParameters(Parameters):
+    """What the classifier takes."""
+
+    _: KW_ONLY
+    class_weight: dict[Any, float] | str | None = _parameter(
+        None,
+        'dict, "balanced" or None',
+        [dict, StrOptions({"balanced"}), None],
+        """The weight of each class, which multiplies the weights of its samples. "balanced" makes all classes count
+        alike.""",
+    )
+
+
+ATTRIBUTES = """\
+learned_symmetry_ : LearnedSymmetry
+    The symmetry of the fitted function and of every layer, and the measured change under every element.
+architecture_ : Architecture
+    The chosen architecture.
+network_ : EquivariantNetwork
+    The constrained network.
+module_ : torch.nn.Sequential
+    The same function of preprocessed images in plain torch layers, with batch norm folded in.
+preprocessing_ : torch.nn.Module
+    Standardises and pads raw images.
+n_parameters_ : int
+    Free parameters of the network.
+history_ : dict of ndarray
+    The final training: one entry for each epoch. Empty where a learned mixture is the model.
+search_results_ : dict of ndarray
+    One entry for each candidate of the search: constraints, parent, generation, parameters, validation score,
+    seconds. Empty without a search.
+search_ : Search
+    The search with its last population.
+n_features_in_ : int
+    Values in one image.
+feature_names_in_ : ndarray of shape (n_features_in_,)
+    The names of the columns, where X was a table whose columns all have strings as names.
+image_shape_ : tuple of int
+    How one sample is read."""
+"""The fitted attributes that both estimators have."""
+
+
+def constraints_of(parameters: type[Parameters]) -> dict[str, list[Any]]:
+    """The table as scikit-learn's ``_parameter_constraints``."""
+    return {row.name: row.metadata["allowed"] for row in fields(parameters)}
+
+
+Estimator = TypeVar("Estimator", bound=type[Parameters])
+
+
+def documented(estimator: Estimator) -> Estimator:
+    """Write the table into a class docstring, in place of "{parameters}", and the attributes for "{attributes}"."""
+    if estimator.__doc__ is not None:  # python -OO has none
+        rows = []
+        for row in fields(estimator):
+            default = json.dumps(row.default) if isinstance(row.default, str) else repr(row.default)
+            text = inspect.cleandoc(row.metadata["text"])
+            rows.append(f"{row.name} : {row.metadata['kind']}, default={default}\n{textwrap.indent(text, '    ')}")
+        doc = inspect.cleandoc(estimator.__doc__)
+        estimator.__doc__ = doc.replace("{parameters}", "\n".join(rows)).replace("{attributes}", ATTRIBUTES)
+    return estimator

@@ -1,0 +1,202 @@
+"""One fit, after all input is checked: the search, the final training, and how they share the time."""
+
+from __future__ import annotations
+
+import copy
+import time
+import warnings
+from contextlib import suppress
+from dataclasses import replace
+
+import numpy as np
+import torch
+from sklearn.exceptions import ConvergenceWarning
+
+from skequinas.nn.architecture import Architecture
+from skequinas.nn.networks import EquivariantNetwork
+from skequinas.nn.transforms import RandomTurns
+from skequinas.search import NoSearch, Search, run_search
+from skequinas.training import DivergenceError, Monitor, Split, TrainingSettings, evaluate, mean_with_error, train
+from skequinas.training.data import n_steps
+
+__all__ = ["MEASURED_IMAGES", "Session"]
+
+MEASURED_IMAGES = 512
+"""On how many images the change under every element is measured, at most."""
+
+
+class Session:
+    """One fit, after all input is checked: the search, the final training, and how they share the time."""
+
+    def __init__(
+        self, search: Search, split: Split, training: TrainingSettings, epochs: float, seed: int, monitor: Monitor
+    ) -> None:
+        self.search, self.split, self.training, self.epochs, self.seed = search, split, training, epochs, seed
+        self.monitor = monitor
+        self.network: EquivariantNetwork
+        self.history: list[dict[str, float]] = []
+        self._parent: EquivariantNetwork | None = None
+        self._earlier_network: EquivariantNetwork | None = None
+        self._step_seconds = self._report_seconds = 0.0
+        self.n_measured = MEASURED_IMAGES
+
+    def n_batches(self, trainings: float) -> int:
+        """The mini-batches of so many full trainings."""
+        return n_steps(len(self.split.whole), trainings * self.epochs, self.training.batch_size)
+
+    def shrink_to_budget(self) -> None:
+        """With a time budget, time a few steps, and shorten search and training alike where they would not fit."""
+        budget = self.monitor.time_budget
+        if budget is None:
+            return
+        data = self.split.whole
+        network = self._new(self.search.architecture_)
+        self._step_seconds = self._time_step(network, budget / 10)
+        proposals = self.search.ask()
+        if proposals and proposals[0].architecture.is_mixed:
+            seconds = self._time_step(self._new(proposals[0].architecture), budget / 10)
+            self.search.mixed_cost_ = max(seconds / self._step_seconds, 1.0) if self._step_seconds else 1.0
+        # the change under every element is measured after the training, on as many images as a tenth of the time allows
+        plain, images = network.eval().to_plain(), data.images[:16]
+        started = time.perf_counter()
+        with torch.inference_mode():
+            plain(data.preprocess(images))
+        pass_seconds = (self.search.architecture_.group.order + 3) * (time.perf_counter() - started) / len(images)
+        affordable = budget / 10 / pass_seconds if pass_seconds else MEASURED_IMAGES
+        self.n_measured = int(np.clip(affordable, 2, min(self.n_measured, len(self.split.validation or data))))
+        self._report_seconds = 1.2 * pass_seconds * self.n_measured
+        self._shorten(
+            1.15 * self.n_batches(1) * self._step_seconds, budget - self.monitor.seconds - self._report_seconds
+        )
+
+    def _new(self, architecture: Architecture) -> EquivariantNetwork:
+        """A network with fresh weights on the device."""
+        network = EquivariantNetwork(architecture, torch.Generator().manual_seed(self.seed))
+        return network.to(self.split.whole.images.device)
+
+    def _time_step(self, network: EquivariantNetwork, seconds: float) -> float:
+        """The seconds of a training step, from up to six of them in about so many seconds."""
+        ticks = [time.perf_counter()]
+
+        def on_step() -> bool:
+            ticks.append(time.perf_counter())
+            return ticks[-1] - ticks[0] > seconds
+
+        epochs = 6 / self.n_batches(1) * self.epochs
+        with suppress(DivergenceError):
+            train(network, self.split.whole, self.training, epochs, seed=self.seed, on_step=on_step)
+        return float(np.median(np.diff(ticks)))  # the first steps are slower
+
+    def _shorten(self, training: float, available: float) -> None:
+        """Shorten everything alike, given the seconds of a full training and those that are available.
+
+        What the user has set in the search stays as it is. If it takes more than half of the time, the search will be
+        cut off, and the final training gets the other half.
+        """
+
+        def search_seconds(share: float) -> float:
+            self.search.epochs_ = share * self.epochs
+            return share * self.search.cost() * training
+
+        fixed = search_seconds(1e-6)
+        final = 0.0 if self.search.keeps_network else training
+        shared = final + search_seconds(1.0) - fixed
+        share = (available - fixed) / shared if fixed <= available / 2 else available / 2 / training
+        share = float(np.clip(share, 1e-3, 1.0))
+        self.search.epochs_ = self.epochs = share * self.epochs
+
+    def go_on(self, earlier: Search, network: EquivariantNetwork) -> None:
+        """Take over an earlier search with its population, and its network as a start where the shape is the same."""
+        mine, device = self.search, self.split.whole.images.device
+        if type(earlier) is not type(mine) or earlier.architecture_ != mine.architecture_:
+            raise ValueError(
+                f"warm_start=True goes on with the {type(earlier).__name__} of the earlier fit, which began with "
+                f"{earlier.architecture_!r}; this one is to be a {type(mine).__name__} that begins with "
+                f"{mine.architecture_!r}. Keep search, group, image size, width and number of outputs, or set "
+                "warm_start=False."
+            )
+        for name in ("generation_", "records_", "shares_", "share_history_", "evidence_"):
+            setattr(mine, name, copy.copy(getattr(earlier, name)))
+        mine.population_ = [
+            replace(evaluation, network=copy.deepcopy(evaluation.network).to(device))
+            for evaluation in earlier.population_
+        ]
+        self._earlier_network, self._parent = network, copy.deepcopy(network).to(device)
+
+    def search_symmetry(self, n_jobs: int | None = None) -> None:
+        """Run the search, for as long as the budget allows beside the final training."""
+        budget = self.monitor.time_budget
+        if self.split.validation is None:
+            return
+        if budget is not None:
+            final = 0.0 if self.search.keeps_network else 1.15 * self.n_batches(1) * self._step_seconds
+            half = max(budget - self.monitor.seconds, 0.0) / 2
+            self.monitor.reserve(min(final + self._report_seconds, half))
+        run_search(self.search, self.split.training, self.split.validation, self.monitor, n_jobs)
+        if self.monitor.out_of_time() and not self.search.population_:
+            warnings.warn(
+                f"time_budget={budget:g} seconds ended the search before it had tried anything to its end: the "
+                f"symmetry of the model is where the search began, not what it found. Increase time_budget, or reduce "
+                "max_epochs or the search's own epochs.",
+                ConvergenceWarning,
+                stacklevel=5,
+            )
+
+    def train_finally(self, early_stopping: bool, patience: int | None, *, augment: bool = False) -> None:
+        """Train the chosen architecture from the start on all data, or up to an early stop on the training part."""
+        chosen = self.search.result()
+        architecture = self.search.architecture_ if chosen is None else chosen.architecture
+        if chosen is not None and architecture.is_mixed:
+            self.network = chosen.network  # the learned mixture itself is the model
+            return
+        if self._parent is not None and self._parent.architecture == architecture:
+            self.network = self._parent
+        else:
+            self.network = self._new(architecture)
+        epochs = self.epochs
+        if self.monitor.time_budget is not None:
+            self.monitor.reserve(self._report_seconds)
+            left = self.monitor.time_budget - self._report_seconds - self.monitor.seconds
+            epochs = min(epochs, epochs * left / (1.05 * self.n_batches(1) * self._step_seconds))
+        self.monitor.expect(self.n_batches(1))
+
+        def on_epoch(row: dict[str, float]) -> bool:
+            self.history.append(row)
+            return self.monitor.epoch_over(row, self.network)
+
+        train(
+            self.network,
+            self.split.training if early_stopping else self.split.whole,
+            self.training,
+            epochs,
+            seed=self.seed,
+            validation=self.split.validation if early_stopping else None,
+            patience=patience,
+            augmentation=self._augmentation(architecture) if augment else None,
+            on_step=self.monitor.step,
+            on_epoch=on_epoch,
+        )
+
+    def _augmentation(self, architecture: Architecture) -> RandomTurns | None:
+        """All turns, if the architecture looks the same under all of the group's; or if it is an ordinary CNN."""
+        symmetry, n = architecture.symmetry, architecture.group.n_rotations
+        ordinary = isinstance(self.search, NoSearch) and architecture.group.order == 1
+        if symmetry.n_rotations < n or (n == 1 and not ordinary):
+            self.monitor.log("no image is turned: the model is to look the same under %s alone", symmetry.name)
+            return None
+        return RandomTurns(symmetry.mirror is not None, self.seed)
+
+    def keep_best(self) -> bool:
+        """After an interruption: the best of the search's choice, the network in training and an earlier fit's."""
+        chosen = self.search.result()
+        networks = [] if chosen is None else [chosen.network]
+        if self.history:
+            networks.append(self.network)
+        if self._earlier_network is not None:
+            networks.append(copy.deepcopy(self._earlier_network).to(self.split.whole.images.device))
+        if networks:
+            whole = self.split.whole
+            self.network = min(
+                networks, key=lambda network: mean_with_error(evaluate(network, whole)[0], whole.sample_weights())[0]
+            )
+        return bool(networks)

@@ -1,0 +1,242 @@
+r"""Which symmetries the data reject, from one network that is free to break all of them.
+
+Let :math:`p(y | x)` be what a network says about the targets, and H a subgroup. If images together with their targets
+are distributed alike when they are moved by H, then of the copies :math:`h x` of a held-out image x the one that was
+observed is any of them, with equal probability, whatever the network. So
+
+.. math:: s(x, y) = \frac{p(y | x)}{\sum_{h \in H} p(y | h x)} ,
+
+how sure one would be, by label and network, that the image stands as it was taken, has the mean 1/\|H\|. A
+larger mean is evidence against H. The test is exact: move every held-out image by a random element of H, again and
+again; the share of moves that give as large a mean is the p-value. (Images are moved in up to 256 blocks, which is as
+valid and costs less. A network's confidence, or the variance of its errors in a regression, is first scaled so that
+the orbits, each with an unknown image as the observed one, are most likely; no move changes this.) The p-values of all
+subgroups are adjusted for their number (Holm), and a group is rejected with any of its subgroups. That any true
+symmetry is given up then has at most the probability of the level.
+
+A large p-value is only the absence of evidence: a network that has learned little cannot be asked.
+
+Beside the test stands what a user can picture: the held-out score, and the rise of the loss, when the network's outputs
+are averaged over H, as if it were constrained to H. By Jensen's inequality the expected loss cannot rise if the task
+has the symmetry. An overconfident network would gain from averaging merely because averages are smaller; for this, its
+outputs are first scaled by the one factor that suits it best. All this takes ``|G|`` passes over the held-out images.
+
+Elements that the pixel grid cannot do exactly, such as turns by 45 degrees, move images by interpolation, and what
+can be told from its traces is no evidence. So for the test (in passes of their own) all copies of an image are turned
+by a few degrees more, lest one be sharper than the others, and cut to a disc. Such a test is approximate; for the
+quarter turns and mirrors in a large group it stays exact.
+
+The network must not have seen the images, and they must be independent of each other. The alphas of a mixture are
+therefore trained on a third of the validation part, and the other two thirds are evidence; images that occur several
+times, moved or not, stay together on one side of the split. Several shots of one object that are not alike pixel by
+pixel are for the user to keep apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from sklearn.utils import check_random_state
+from torch import Tensor, nn
+
+from skequinas.evidence.verdict import Evidence, holm
+from skequinas.evidence.witness import Witness, check_witness
+from skequinas.groups import PointGroup, Subgroup, fair_offset, parse_group
+from skequinas.nn.transforms import circular_mask, transform_images
+from skequinas.runtime.process import fitting_state
+from skequinas.training import DataPart, DivergenceError, frozen, mean_with_error
+from skequinas.training.evaluation import EVALUATION_BATCH
+
+__all__ = ["gather_evidence", "orbit_test", "symmetry_evidence"]
+
+
+_FACTORS = tuple(2.0 ** (k / 4) for k in range(-24, 9))
+_BLOCKS = 256
+_MOVES = 9999
+_PERMUTATIONS = 199
+
+
+def symmetry_evidence(
+    model: Witness,
+    X: ArrayLike,
+    y: ArrayLike,
+    *,
+    group: str | PointGroup | Subgroup = "D4",
+    random_state: int | np.random.RandomState | None = None,
+) -> dict[str, Evidence]:
+    """Ask a fitted model, on images that it has not seen, which symmetries of a group the data have.
+
+    This is the evidence that the searches gather from a network of their own, see `skequinas.evidence.orbit`. A model
+    has something to say only about symmetries that it does not have itself (those that it is constrained to get the
+    p-value 1), so an ordinary network, one with ``group="C1"``, is as good a witness as it is a model.
+
+    Parameters
+    ----------
+    model : EquivariantNASClassifier or EquivariantNASRegressor
+        Fitted on other images.
+    X, y : array-like
+        Images and targets as in ``fit``, held out from it.
+    group : str, PointGroup or Subgroup, default="D4"
+        The symmetries to ask about.
+    random_state : int, RandomState instance or None, default=None
+        Draws the moves of the test.
+
+    Returns
+    -------
+    dict of Evidence
+        By the name of every subgroup of the group.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from skequinas import EquivariantNASClassifier, symmetry_evidence
+    >>> X, y = load_digits(n_class=4, return_X_y=True)
+    >>> model = EquivariantNASClassifier("C1", "none", max_epochs=4, random_state=0).fit(X[:500], y[:500])
+    >>> evidence = symmetry_evidence(model, X[500:], y[500:], group="D4", random_state=0)
+    >>> evidence["C4"].p_value < 0.01  # digits stand upright
+    True
+    """
+    check_witness(model)
+    moves = parse_group(group)
+    with fitting_state():
+        data = model._held_out(X, y)
+        seed = int(check_random_state(random_state).randint(np.iinfo(np.int32).max))
+        return gather_evidence(model.network_, data, moves, seed)
+
+
+def gather_evidence(network: nn.Module, data: DataPart, group: PointGroup, seed: int = 0) -> dict[str, Evidence]:
+    """The evidence for and against every subgroup, by name, from a network that was not trained on the data.
+
+    Parameters
+    ----------
+    network : Module
+    data : DataPart
+        Held-out images.
+    group : PointGroup
+    seed : int, default=0
+        Draws the moves of the test.
+
+    Raises
+    ------
+    DivergenceError
+        When an output is not finite.
+    """
+    outputs, weights = _moved_outputs(network, data, group), data.sample_weights()
+    if not bool(outputs.isfinite().all()):
+        raise DivergenceError("The outputs of the network are NaN or infinite, so they are no evidence.")
+    scores, losses = _averaged(outputs, data, group)
+    chance = _chance_p_value(outputs[0], data, np.random.default_rng(seed))
+    offset = fair_offset(group)
+    logs = _log_probabilities(_moved_outputs(network, data, group, offset) if offset else outputs, data)
+    rng = np.random.default_rng(seed)
+    tested = [h for h in group.subgroups if h.order > 1]
+    n_moves = max(_MOVES, 1000 * (len(tested) + 1) - 1)  # so that adjusted p-values can be below 0.001
+    p_values = {h: orbit_test(logs[:, list(h.elements)], weights, rng, n_moves) for h in tested}
+    adjusted = holm(p_values)
+
+    def evidence(h: Subgroup) -> Evidence:
+        score = mean_with_error(scores[h], weights)
+        rise = mean_with_error(losses[h] - losses[group.trivial], weights)
+        p_value = min((adjusted[k] for k in adjusted if k <= h), default=1.0)
+        return Evidence(*score, *rise, p_value, p_values.get(h, 1.0), chance)
+
+    return {h.name: evidence(h) for h in group.subgroups}
+
+
+def orbit_test(
+    log_probabilities: NDArray[np.float64],
+    weights: NDArray[np.float64] | None,
+    rng: np.random.Generator,
+    n_moves: int = _MOVES,
+) -> float:
+    """The p-value of "each image is any of its moved copies, with equal probability".
+
+    Parameters
+    ----------
+    log_probabilities : ndarray of shape (n_scales, n_copies, n)
+        What the network says about the targets of every image, given each copy, at several scales of its confidence;
+        those of the images as they are come first. The scale at which the orbits are most likely is taken.
+    weights : ndarray of shape (n,), optional
+        How much each image counts.
+    rng : Generator
+        Draws the moves.
+    n_moves : int, default=9999
+        The smallest possible p-value is ``1 / (n_moves + 1)``.
+    """
+    highest = log_probabilities.max(1, keepdims=True)
+    copies = np.exp(log_probabilities - highest)
+    total = copies.sum(1)
+    likelihoods = np.average(np.log(total) + highest[:, 0], axis=1, weights=weights)
+    best = int(np.argmax(likelihoods))
+    sure = np.round(copies[best] / total[best], 4)  # round-off must not break a tie
+    if weights is not None:
+        sure = sure * weights
+    blocks = np.stack([block.sum(1) for block in np.array_split(sure, min(_BLOCKS, sure.shape[1]), axis=1)])
+    first, observed, as_large = np.arange(len(blocks)) * len(sure), blocks[:, 0].sum(), 0
+    for start in range(0, n_moves, _MOVES):
+        size = (min(_MOVES, n_moves - start), len(blocks))
+        moved = blocks.ravel().take(rng.integers(len(sure), size=size, dtype=np.int16) + first).sum(1)
+        as_large += int(np.count_nonzero(moved >= observed * (1 - 1e-6)))
+    return float((1 + as_large) / (1 + n_moves))
+
+
+@torch.inference_mode()
+def _moved_outputs(network: nn.Module, data: DataPart, group: PointGroup, offset: float = 0.0) -> Tensor:
+    """The outputs for all images under every element: (order, n, n_outputs)."""
+    network = frozen(network)
+    parts, disc = [], circular_mask(max(data.images.shape[2:])).to(data.images.device) if offset else None
+    for rows in torch.arange(len(data), device=data.images.device).split(EVALUATION_BATCH):
+        inputs = data.batch(rows).inputs
+        moved = (transform_images(inputs, group, g, offset) for g in group.elements)
+        parts.append(torch.stack([network(x if disc is None else x * disc) for x in moved]))
+    return torch.cat(parts, 1)
+
+
+def _averaged(
+    outputs: Tensor, data: DataPart, group: PointGroup
+) -> tuple[dict[Subgroup, NDArray[np.float64]], dict[Subgroup, NDArray[np.float64]]]:
+    """The scores and losses of all images when the outputs are averaged over each subgroup."""
+    objective, targets = data.objective, data.targets
+    weights = torch.ones((), device=outputs.device) if data.weights is None else data.weights
+    factor = min(_FACTORS, key=lambda s: float((objective.loss(s * outputs[0], targets) * weights).mean()))
+    scores, losses = {}, {}
+    for h in group.subgroups:
+        mean = outputs[list(h.elements)].mean(0)
+        scores[h] = 1 - objective.error(mean, targets).double().cpu().numpy()
+        losses[h] = objective.loss(factor * mean, targets).double().cpu().numpy()
+    return scores, losses
+
+
+@torch.inference_mode()
+def _chance_p_value(outputs: Tensor, data: DataPart, rng: np.random.Generator) -> float:
+    """The share of permutations of the targets, the one that was observed among them, with as low a loss."""
+    weights = torch.ones((), device=outputs.device) if data.weights is None else data.weights
+    losses = []
+    for number in range(1 + _PERMUTATIONS):
+        order = rng.permutation(len(data)) if number else np.arange(len(data))
+        rows = torch.from_numpy(order).to(outputs.device)
+        losses.append((data.objective.loss(outputs[rows], data.targets) * weights).mean())
+    values = torch.stack(losses)
+    return float((values <= values[0] + 1e-6 * values[0].abs()).double().mean())
+
+
+def _log_probabilities(outputs: Tensor, data: DataPart) -> NDArray[np.float64]:
+    """The logarithm of what the network says about the targets, given each moved copy: (n_scales, order, n).
+
+    It is known up to a constant for each image.
+    """
+    loss, targets = data.objective.loss, data.targets
+    if data.objective.is_likelihood:
+        return np.stack([-_losses(loss, scale * outputs, targets) for scale in _FACTORS])
+    squares, n_targets = _losses(loss, outputs, targets), targets[0].numel()
+    # normal errors; where the scale is 1, their variance is that of each image's best copy
+    variances = max(squares.min(0).mean(), np.finfo(np.float32).tiny) / np.array(_FACTORS)
+    return np.stack([-n_targets / 2 * (squares / v + np.log(v)) for v in variances])
+
+
+def _losses(loss: Callable[[Tensor, Tensor], Tensor], outputs: Tensor, targets: Tensor) -> NDArray[np.float64]:
+    values: NDArray[np.float64] = torch.stack([loss(moved, targets) for moved in outputs]).double().cpu().numpy()
+    return values

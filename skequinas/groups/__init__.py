@@ -1,0 +1,16 @@
+"""Planar point groups and their subgroups, in exact arithmetic. No torch here."""
+
+from skequinas.groups.pixels import fair_offset, pixel_elements, quarter_turns_and_flip
+from skequinas.groups.points import PointGroup, Subgroup
+from skequinas.groups.reading import is_foreign, parse_group, register_group_reader
+
+__all__ = [
+    "PointGroup",
+    "Subgroup",
+    "fair_offset",
+    "is_foreign",
+    "parse_group",
+    "pixel_elements",
+    "quarter_turns_and_flip",
+    "register_group_reader",
+]

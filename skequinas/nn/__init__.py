@@ -1,0 +1,36 @@
+"""The mathematics of layers: filter bases, kernel spaces, layers, networks and their relaxation."""
+
+from skequinas.nn.architecture import Architecture, Constraint, default_architecture, paper_architecture
+from skequinas.nn.bases import FilterBasis, HarmonicBasis, PixelBasis, filter_basis, register_basis
+from skequinas.nn.filters import KernelSpace, kernel_space
+from skequinas.nn.layers import EquivariantConv2d, GroupConv2d, MixedGroupConv2d
+from skequinas.nn.networks import EquivariantNetwork, inherit, relax
+from skequinas.nn.norm import OrbitBatchNorm2d
+from skequinas.nn.pooling import CircularMask, SymmetricAvgPool2d
+from skequinas.nn.transforms import RandomTurns, transform_images, warp_images
+
+__all__ = [
+    "Architecture",
+    "CircularMask",
+    "Constraint",
+    "EquivariantConv2d",
+    "EquivariantNetwork",
+    "FilterBasis",
+    "GroupConv2d",
+    "HarmonicBasis",
+    "KernelSpace",
+    "MixedGroupConv2d",
+    "OrbitBatchNorm2d",
+    "PixelBasis",
+    "RandomTurns",
+    "SymmetricAvgPool2d",
+    "default_architecture",
+    "filter_basis",
+    "inherit",
+    "kernel_space",
+    "paper_architecture",
+    "register_basis",
+    "relax",
+    "transform_images",
+    "warp_images",
+]

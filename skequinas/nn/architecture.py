@@ -1,0 +1,278 @@
+"""Architectures as values: everything that fixes a network but its weights, and the default ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property, reduce
+from operator import and_, index
+from typing import Any
+
+import torch
+
+from skequinas.groups import PointGroup, Subgroup, parse_group
+from skequinas.nn.bases import filter_basis
+from skequinas.nn.filters import kernel_space
+
+__all__ = ["Architecture", "Constraint", "default_architecture", "paper_architecture"]
+
+Constraint = Subgroup | tuple[Subgroup, ...]
+"""The constraint of one layer: a subgroup, or the subgroups that a mixed layer mixes."""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Everything that fixes a network but its weights. Frozen, hashable, JSON-able.
+
+    Parameters
+    ----------
+    group : PointGroup
+        The search group G. A field of a hidden layer has ``|G|`` channels.
+    image_size : int
+        The side of the square input in pixels.
+    in_channels, n_outputs : int
+        Channels of the input image, and outputs of the head.
+    fields, kernel_sizes, pools : tuple
+        For each hidden layer: its fields, the odd side of its kernel, whether it pools.
+    constraints : tuple of Subgroup, or of tuples of them
+        One for each hidden layer and, last, one for the head; a tuple of subgroups makes a mixed layer. Empty (the
+        default) stands for G everywhere. Names such as "C4" are understood too.
+    hidden : int, default=64
+        Units of a dense layer between the head's constrained layer, whose outputs are invariant, and the outputs.
+        With 0 the constrained layer gives the outputs itself.
+    basis : {"auto", "pixel", "harmonic"}, default="auto"
+        What the filters of the hidden layers are made of, see `skequinas.nn.bases`. "auto" is "pixel" where the group
+        maps the pixel grid to itself, else "harmonic", and stands as one of the two afterwards.
+    circular_mask : bool or None, default=None
+        Whether the input is cut to a disc, since the corners of a square cannot turn by any angle. None, the default,
+        is True where the group does not map the pixel grid to itself, and stands as one of the two afterwards.
+
+    Examples
+    --------
+    >>> from skequinas.nn import Architecture
+    >>> from skequinas.groups import PointGroup
+    >>> D4 = PointGroup.from_name("D4")
+    >>> a = Architecture(D4, 28, 1, 10, fields=(4, 6), kernel_sizes=(5, 5), pools=(True, False))
+    >>> a.relaxed(2, D4.subgroup("C4")).symmetry.name
+    'C4'
+    """
+
+    group: PointGroup
+    image_size: int
+    in_channels: int
+    n_outputs: int
+    fields: tuple[int, ...]
+    kernel_sizes: tuple[int, ...]
+    pools: tuple[bool, ...]
+    constraints: tuple[Constraint, ...] = ()
+    hidden: int = 64
+    basis: str = "auto"
+    circular_mask: bool | None = None
+
+    def __post_init__(self) -> None:
+        def put(name: str, value: object) -> None:
+            object.__setattr__(self, name, value)
+
+        put("group", parse_group(self.group))
+        exact = self.group.acts_on_pixels
+        if self.basis == "auto":
+            put("basis", "pixel" if exact else "harmonic")
+        if self.circular_mask not in (None, True, False):
+            raise ValueError(f"circular_mask={self.circular_mask!r} must be True, False or None.")
+        put("circular_mask", not exact if self.circular_mask is None else bool(self.circular_mask))
+        for name in ("image_size", "in_channels", "n_outputs", "hidden"):
+            put(name, index(getattr(self, name)))
+        put("fields", tuple(index(f) for f in self.fields))
+        put("kernel_sizes", tuple(index(k) for k in self.kernel_sizes))
+        put("pools", tuple(bool(p) for p in self.pools))
+        n = len(self.fields)
+        constraints = self.constraints or (self.group.whole,) * (n + 1)
+        put("constraints", tuple(_parse_constraint(self.group, c) for c in constraints))
+        if not n == len(self.kernel_sizes) == len(self.pools) == len(self.constraints) - 1:
+            raise ValueError(
+                f"fields={self.fields}, kernel_sizes={self.kernel_sizes} and pools={self.pools} must have one entry "
+                f"for each hidden layer, and constraints ({len(self.constraints)} given) one more, for the head."
+            )
+        if n == 0 or min(self.fields) < 1 or min(self.image_size, self.in_channels, self.n_outputs) < 1:
+            raise ValueError(f"{self!r} needs at least one layer, and at least one of everything in it.")
+        if not all(k > 0 and k % 2 for k in self.kernel_sizes):
+            raise ValueError(f"kernel_sizes={self.kernel_sizes} must be odd, so that a kernel has a central pixel.")
+        for size in self.kernel_sizes:
+            filter_basis(self.basis, size).check_group(self.group)
+
+    @property
+    def n_layers(self) -> int:
+        """The number of constrained layers, the head included."""
+        return len(self.constraints)
+
+    @property
+    def layer_names(self) -> tuple[str, ...]:
+        """A name for each constraint: layer 1, layer 2, ..., head."""
+        return (*(f"layer {i + 1}" for i in range(len(self.fields))), "head")
+
+    @property
+    def symmetry(self) -> Subgroup:
+        """The subgroup to which the network's function is invariant: the intersection of all constraints."""
+        return reduce(and_, (h for c in self.constraints for h in _subgroups(c)))
+
+    @property
+    def is_mixed(self) -> bool:
+        """Whether any layer mixes subgroups."""
+        return any(isinstance(c, tuple) for c in self.constraints)
+
+    @cached_property
+    def n_parameters(self) -> int:
+        """The number of free parameters of the network."""
+        return sum(_layer_parameters(self, i) for i in range(self.n_layers))
+
+    def with_constraints(self, constraints: tuple[Constraint, ...]) -> Architecture:
+        """The same shape with other constraints."""
+        return replace(self, constraints=tuple(constraints))
+
+    def relaxed(self, layer: int, subgroup: Subgroup) -> Architecture:
+        """The architecture with one layer relaxed to a subgroup of its constraint; the head is the last layer."""
+        old = self.constraints[layer]
+        if isinstance(old, tuple) or not subgroup <= old:
+            raise ValueError(f"{self.layer_names[layer]} is constrained to {old}; it cannot be relaxed to {subgroup}.")
+        constraints = list(self.constraints)
+        constraints[layer] = subgroup
+        return self.with_constraints(tuple(constraints))
+
+    def layer_shape(self, layer: int) -> dict[str, Any]:
+        """The arguments of the layer's convolution, but for its constraint."""
+        layer %= self.n_layers
+        head = layer == len(self.fields)
+        return {
+            "in_fields": self.in_channels if layer == 0 else self.fields[layer - 1],
+            "out_fields": (self.hidden or self.n_outputs) if head else self.fields[layer],
+            "kernel_size": 1 if head else self.kernel_sizes[layer],
+            "regular_in": layer != 0,
+            "regular_out": not head,
+            # where one shift for each field is all that the constraint allows, batch norm has it already
+            "bias": not self.hidden if head else self.constraints[layer] != self.group.whole,
+            "basis": self.basis,
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """A dict of plain values, for JSON."""
+        return {
+            "group": self.group.name,
+            "image_size": self.image_size,
+            "in_channels": self.in_channels,
+            "n_outputs": self.n_outputs,
+            "fields": list(self.fields),
+            "kernel_sizes": list(self.kernel_sizes),
+            "pools": list(self.pools),
+            "constraints": [c.name if isinstance(c, Subgroup) else [h.name for h in c] for c in self.constraints],
+            "hidden": self.hidden,
+            "basis": self.basis,
+            "circular_mask": self.circular_mask,
+        }
+
+    @staticmethod
+    def from_dict(values: dict[str, Any]) -> Architecture:
+        """The inverse of `to_dict`."""
+        return Architecture(**values)
+
+    @property
+    def constraint_names(self) -> tuple[str, ...]:
+        """The name of every layer's constraint; a mixed layer's names are joined by "+"."""
+        return tuple("+".join(h.name for h in _subgroups(c)) for c in self.constraints)
+
+    def __str__(self) -> str:
+        *hidden, head = self.constraint_names
+        return f"{' '.join(hidden)} | {head}"
+
+
+def _parse_constraint(group: PointGroup, constraint: Any) -> Constraint:
+    if isinstance(constraint, str):
+        return group.subgroup(constraint)
+    if isinstance(constraint, Subgroup):
+        if constraint.group != group:
+            raise ValueError(f"The constraint {constraint!r} is not a subgroup of the search group {group}.")
+        return constraint
+    mixture = tuple(_parse_constraint(group, h) for h in constraint)
+    if not mixture:
+        raise ValueError("A mixed layer needs at least one subgroup; one of the constraints is empty.")
+    return mixture  # type: ignore[return-value]
+
+
+def _subgroups(constraint: Constraint) -> tuple[Subgroup, ...]:
+    return constraint if isinstance(constraint, tuple) else (constraint,)
+
+
+def _layer_parameters(architecture: Architecture, layer: int) -> int:
+    shape = architecture.layer_shape(layer)
+    subgroups = _subgroups(architecture.constraints[layer])
+    n_in, n_out, regular = shape["in_fields"], shape["out_fields"], (shape["regular_in"], shape["regular_out"])
+    spaces = (kernel_space(h, shape["kernel_size"], *regular, shape["basis"]) for h in subgroups)
+    count = sum(n_in * n_out * space.n_free for space in spaces)
+    if shape["bias"]:
+        count += n_out * (sum(h.index for h in subgroups) if shape["regular_out"] else 1)
+    if shape["regular_out"] or architecture.hidden:
+        count += 2 * n_out  # batch norm
+    if not shape["regular_out"] and architecture.hidden:
+        count += (architecture.hidden + 1) * architecture.n_outputs
+    mixes = isinstance(architecture.constraints[layer], tuple)
+    return int(count + (len(subgroups) if mixes else 0))
+
+
+def default_architecture(
+    group: str | PointGroup,
+    image_size: int,
+    in_channels: int = 1,
+    n_outputs: int = 1,
+    *,
+    n_samples: int = 1000,
+    device: str | torch.device = "cpu",
+    width: int | None = None,
+    basis: str = "auto",
+    circular_mask: bool | None = None,
+) -> Architecture:
+    """A network that suits the images, their number and the device.
+
+    Parameters
+    ----------
+    group : str or PointGroup
+        The search group.
+    image_size, in_channels, n_outputs, n_samples : int
+        The task. Larger images get more layers and larger kernels.
+    device : str or torch.device, default="cpu"
+        On anything but a CPU, networks for at least 2,000 images are twice as wide.
+    width : int, optional
+        Channels of the first layers, over all the elements of the group; the last layers have a third more. The
+        nearest number that the order of the group divides is taken.
+    basis, circular_mask
+        As in `Architecture`.
+    """
+    group = parse_group(group)
+    if width is None:
+        width = 96 if torch.device(device).type != "cpu" and n_samples >= 2000 else 48
+    narrow, wide = (max(1, round(c / group.order)) for c in (width, 4 / 3 * width))
+    if image_size < 6:
+        size, pools = 3, "--"
+    elif image_size < 16:
+        size, pools = 3, "-p-"
+    elif image_size < 40:
+        size, pools = 5, "p-p--"
+    else:
+        size, pools = 5, "pp-p--"
+    fields = (narrow, narrow, *(wide,) * (len(pools) - 2)) if len(pools) > 2 else (narrow, wide)
+    pooling = tuple(p == "p" for p in pools)
+    shape = image_size, in_channels, n_outputs, fields, (size,) * len(pools), pooling
+    return Architecture(group, *shape, basis=basis, circular_mask=circular_mask)
+
+
+def paper_architecture(
+    group: str | PointGroup,
+    image_size: int,
+    in_channels: int = 1,
+    n_outputs: int = 1,
+    *,
+    basis: str = "auto",
+    circular_mask: bool | None = None,
+) -> Architecture:
+    """The network of the paper: 8 layers of 16 and 32 fields with kernel 5."""
+    fields = (16, 16, 16, 16, 32, 32, 32, 32)
+    pools = tuple(i in (1, 3, 5) for i in range(8))
+    shape = image_size, in_channels, n_outputs, fields, (5,) * 8, pools
+    return Architecture(parse_group(group), *shape, basis=basis, circular_mask=circular_mask)

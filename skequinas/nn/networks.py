@@ -1,0 +1,260 @@
+"""Networks built from architectures, relaxation of a whole network, and export to plain torch.
+
+A network is a stack of blocks (convolution, batch norm, rectifier, sometimes pooling), the mean over space, and a head.
+Each convolution and the head has its own constraint, a subgroup of one search group. The function that the network
+computes is invariant to the intersection of them all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from skequinas.groups import PointGroup, Subgroup
+from skequinas.nn.architecture import Architecture
+from skequinas.nn.layers import EquivariantConv2d, GroupConv2d, MixedGroupConv2d
+from skequinas.nn.norm import OrbitBatchNorm2d
+from skequinas.nn.pooling import CircularMask, SymmetricAvgPool2d
+
+__all__ = ["EquivariantNetwork", "inherit", "relax", "undrawn"]
+
+
+Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
+
+
+def undrawn(kind: type[Layer], *arguments: int, **options: Any) -> Layer:
+    """A plain layer of torch whose weights are not drawn, so that no generator is touched.
+
+    `torch.nn.utils.skip_init` gives the same, but imports half a second's worth of modules.
+    """
+    bare = type(kind.__name__, (kind,), {"reset_parameters": lambda self: None})
+    layer: Layer = bare(*arguments, **options)
+    layer.__class__ = kind
+    return layer
+
+
+class _Block(nn.Module):
+    """Convolution, batch norm, rectifier and, where the architecture says so, pooling."""
+
+    def __init__(self, conv: EquivariantConv2d, group: PointGroup, pool: bool) -> None:
+        super().__init__()
+        self.conv = conv
+        self.norm = OrbitBatchNorm2d(group, conv.out_fields)
+        self.pool = SymmetricAvgPool2d() if pool else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.pool(self.norm(self.conv.without_offset(x), self.conv.offset()).relu_())
+        return y
+
+    @torch.no_grad()
+    def inherit(self, parent: _Block) -> None:
+        """Take over weights and statistics. The shift of a field by a bias that is dropped goes to the statistics."""
+        self.norm.load_state_dict(parent.norm.state_dict())
+        _inherit_conv(self.conv, parent.conv)
+        offset = parent.conv.offset()
+        if self.conv.offset() is None and offset is not None:
+            assert self.norm.running_mean is not None
+            self.norm.running_mean -= offset.unflatten(0, (self.conv.out_fields, -1)).mean(1)
+
+    @torch.no_grad()
+    def folded(self) -> nn.Conv2d:
+        """The convolution and batch norm, in eval mode, as one plain convolution."""
+        kernel, bias = _fold(self.conv, self.norm, self.norm.group.order)
+        plain = undrawn(
+            nn.Conv2d,
+            kernel.shape[1],
+            kernel.shape[0],
+            kernel.shape[2],
+            padding=kernel.shape[2] // 2,
+            dtype=kernel.dtype,
+        )
+        _fill(plain, kernel, bias)
+        return plain.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+class _Head(nn.Module):
+    """The constrained layer, which makes invariants of the spatial means, and the dense layer behind it, if any."""
+
+    def __init__(self, conv: EquivariantConv2d, hidden: int, n_outputs: int, generator: torch.Generator | None) -> None:
+        super().__init__()
+        self.conv = conv
+        self.norm = nn.BatchNorm1d(hidden) if hidden else None
+        self.dense = undrawn(nn.Linear, hidden, n_outputs, dtype=torch.float32) if hidden else None
+        if self.dense is not None:
+            nn.init.normal_(self.dense.weight, std=hidden**-0.5, generator=generator)
+            nn.init.zeros_(self.dense.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.linear(x.mean((-2, -1)), self.conv.kernel().flatten(1), self.conv.offset())
+        return y if self.norm is None or self.dense is None else self.dense(self.norm(y).relu_())
+
+    @torch.no_grad()
+    def inherit(self, parent: _Head) -> None:
+        """Take over all weights and statistics."""
+        _inherit_conv(self.conv, parent.conv)
+        for own, old in ((self.norm, parent.norm), (self.dense, parent.dense)):
+            if own is not None and old is not None:
+                own.load_state_dict(old.state_dict())
+
+    @torch.no_grad()
+    def folded(self) -> list[nn.Module]:
+        """Plain layers from the last feature map to the outputs."""
+        kernel, bias = _fold(self.conv, self.norm, 1)
+        stack: list[nn.Module] = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), _linear(kernel.flatten(1), bias)]
+        return stack if self.dense is None else [*stack, nn.ReLU(), _linear(self.dense.weight, self.dense.bias)]
+
+
+def _inherit_conv(conv: EquivariantConv2d, parent: EquivariantConv2d) -> None:
+    if (type(conv), conv.constraints) == (type(parent), parent.constraints):
+        conv.load_state_dict(parent.state_dict())
+    elif isinstance(conv, GroupConv2d):
+        conv.inherit(parent)
+    else:
+        raise ValueError(f"A mixed layer {conv} cannot take over the weights of {parent}.")
+
+
+def _fold(
+    conv: EquivariantConv2d, norm: nn.modules.batchnorm._BatchNorm | None, channels: int
+) -> tuple[Tensor, Tensor]:
+    """Kernel and bias of a convolution with the batch norm behind it, whose features have so many channels each."""
+    kernel, offset = conv.kernel(), conv.offset()
+    if offset is None:
+        offset = torch.zeros_like(kernel[:, 0, 0, 0])
+    if norm is None:
+        return kernel, offset
+    assert norm.running_var is not None
+    assert norm.running_mean is not None
+    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+    scale, shift = (v.repeat_interleave(channels) for v in (scale, norm.bias - norm.running_mean * scale))
+    return kernel * scale.reshape(-1, 1, 1, 1), shift + offset * scale
+
+
+def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
+    plain = undrawn(nn.Linear, weight.shape[1], weight.shape[0], dtype=weight.dtype)
+    _fill(plain, weight, bias)
+    return plain
+
+
+def _fill(layer: nn.Conv2d | nn.Linear, weight: Tensor, bias: Tensor) -> None:
+    layer.weight.copy_(weight)
+    assert layer.bias is not None
+    layer.bias.copy_(bias)
+
+
+class EquivariantNetwork(nn.Module):
+    """The network of an `Architecture`.
+
+    Parameters
+    ----------
+    architecture : Architecture
+        What to build.
+    generator : torch.Generator, optional
+        Draws the initial weights.
+    """
+
+    def __init__(self, architecture: Architecture, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        self.architecture = architecture
+        convs = [_conv(architecture, i, generator) for i in range(architecture.n_layers)]
+        self.mask = CircularMask(architecture.image_size) if architecture.circular_mask else nn.Identity()
+        self.blocks = nn.ModuleList(
+            _Block(conv, architecture.group, pool) for conv, pool in zip(convs[:-1], architecture.pools, strict=True)
+        )
+        self.head = _Head(convs[-1], architecture.hidden, architecture.n_outputs, generator)
+        self.to(torch.float32)  # whatever the default type is
+
+    @property
+    def convolutions(self) -> list[EquivariantConv2d]:
+        """The constrained layers in order, the head last."""
+        return [part.conv for part in (*self.blocks, self.head)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, in_channels, image_size, image_size) to (batch, n_outputs)."""
+        x = self.mask(x)
+        for block in self.blocks:
+            x = block(x)
+        y: Tensor = self.head(x)
+        return y
+
+    def shares(self) -> dict[str, dict[str, float]]:
+        """The share of every subgroup in every mixed layer, by name."""
+        layers = zip(self.architecture.layer_names, self.convolutions, strict=True)
+        return {
+            name: {h.name: z for h, z in zip(layer.constraints, layer.shares().tolist(), strict=True)}
+            for name, layer in layers
+            if isinstance(layer, MixedGroupConv2d)
+        }
+
+    @torch.no_grad()
+    def to_plain(self) -> nn.Sequential:
+        """The same function in eval mode as a stack of plain torch layers, with batch norm folded in."""
+        size = self.architecture.image_size
+        stack: list[nn.Module] = [CircularMask(size)] if self.architecture.circular_mask else []
+        for block, pool in zip(self.blocks, self.architecture.pools, strict=True):
+            assert isinstance(block, _Block)
+            stack += [block.folded(), nn.ReLU()]
+            if pool:
+                stack.append(SymmetricAvgPool2d.plain(size))
+                size = (size + 1) // 2
+        stack += self.head.folded()
+        return nn.Sequential(*stack).to(next(self.parameters()).device).eval().requires_grad_(False)
+
+
+def _conv(architecture: Architecture, layer: int, generator: torch.Generator | None) -> EquivariantConv2d:
+    constraint, shape = architecture.constraints[layer], architecture.layer_shape(layer)
+    if isinstance(constraint, tuple):
+        return MixedGroupConv2d(constraint, **shape, generator=generator)
+    return GroupConv2d(constraint, **shape, generator=generator)
+
+
+@torch.no_grad()
+def inherit(parent: EquivariantNetwork, architecture: Architecture) -> EquivariantNetwork:
+    """A child network with other constraints that takes over the parent's weights.
+
+    Each layer is relaxed where its new constraint is contained in the old one, which keeps its function, and
+    otherwise projected onto the new constraint.
+    """
+    if replace(architecture, constraints=()) != replace(parent.architecture, constraints=()):
+        raise ValueError(
+            f"A network of {parent.architecture!r} cannot give its weights to {architecture!r}: other shape."
+        )
+    parameter = next(parent.parameters())
+    child = EquivariantNetwork(architecture, torch.Generator()).to(parameter.device, parameter.dtype)
+    for source, target in zip((*parent.blocks, parent.head), (*child.blocks, child.head), strict=True):
+        target.inherit(source)
+    return child.train(parent.training)
+
+
+def relax(network: EquivariantNetwork, layer: int, subgroup: Subgroup) -> EquivariantNetwork:
+    """The equivariance relaxation morphism: a child with one layer relaxed that computes the same function.
+
+    Parameters
+    ----------
+    network : EquivariantNetwork
+        The parent. It is left as it is.
+    layer : int
+        Which layer to relax: 0 is the first, -1 the head.
+    subgroup : Subgroup
+        A subgroup of the layer's constraint.
+
+    References
+    ----------
+    Maile, Wilson and Forré, Equivariance-aware Architectural Optimization of Neural Networks, ICLR 2023.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skequinas.groups import PointGroup
+    >>> from skequinas.nn import Architecture, EquivariantNetwork, relax
+    >>> D4 = PointGroup.from_name("D4")
+    >>> parent = EquivariantNetwork(Architecture(D4, 9, 1, 2, (2, 2), (3, 3), (True, False)))
+    >>> child = relax(parent, -1, D4.subgroup("C4"))
+    >>> x = torch.randn(5, 1, 9, 9)
+    >>> torch.allclose(parent(x), child(x))
+    True
+    """
+    return inherit(network, network.architecture.relaxed(layer, subgroup))

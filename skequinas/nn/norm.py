@@ -1,0 +1,132 @@
+"""Batch norm that commutes with every subgroup of the search group."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from skequinas.groups import PointGroup
+
+__all__ = ["OrbitBatchNorm2d"]
+
+
+class OrbitBatchNorm2d(nn.BatchNorm2d):
+    """Batch norm with one set of statistics and affine parameters for each field: for each orbit of G.
+
+    The elements of G permute the channels of a field, so statistics over all of them commute with every subgroup. They
+    do not depend on the constraint, which is why relaxing a layer preserves the function in training mode too. What a
+    smaller subgroup may do beyond that (a shift for each of its own orbits) is the bias of the convolution.
+
+    Parameters
+    ----------
+    group : PointGroup
+        The search group G.
+    fields : int
+        The input has ``fields * |G|`` channels.
+    """
+
+    def __init__(self, group: PointGroup, fields: int) -> None:
+        super().__init__(fields)
+        self.group = group
+
+    def forward(self, x: Tensor, offset: Tensor | None = None) -> Tensor:
+        """Normalise ``(batch, fields * |G|, height, width)``, to whose channels an offset may be added before."""
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.momentum is not None
+        order = self.group.order
+        if not self.training:
+            slope = self.weight * (self.running_var + self.eps).rsqrt()
+            slope, shift = _each(order, slope, self.bias - slope * self.running_mean)
+            return _affine(x, slope, _shifted(shift, slope, offset))
+        y: Tensor
+        y, mean, var = _OrbitBatchNorm.apply(x, offset, self.weight, self.bias, order, self.eps)
+        n = x.numel() // self.num_features
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(var * (n / (n - 1)), self.momentum)
+        return y
+
+
+def _each(order: int, *values: Tensor) -> tuple[Tensor, ...]:
+    """Each of several values for a field to the values for its channels."""
+    return torch.stack(values).repeat_interleave(order, 1).unbind()
+
+
+def _affine(x: Tensor, slope: Tensor, shift: Tensor) -> Tensor:
+    """An affine map of every channel, in one pass."""
+    if x.dtype == slope.dtype:
+        return torch.addcmul(shift.reshape(-1, 1, 1), x, slope.reshape(-1, 1, 1))
+    # of half precision: the result has the type of x, and is rounded once
+    return F.batch_norm(x, torch.zeros_like(slope), torch.ones_like(slope), slope, shift, eps=0.0)
+
+
+def _statistics(x: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of every channel, in the type of another tensor."""
+    running = (None, None) if x.dtype == like.dtype else like.new_zeros(2, x.shape[1]).unbind()
+    means, variances = torch.ops.aten.batch_norm_update_stats(x, *running, 0.0)
+    return means, variances
+
+
+def _shifted(shift: Tensor, slope: Tensor, offset: Tensor | None) -> Tensor:
+    """The shift of an affine map that is given x without the offset."""
+    return shift if offset is None else torch.addcmul(shift, slope, offset)
+
+
+class _OrbitBatchNorm(torch.autograd.Function):
+    """Batch norm with statistics over all channels of a field, by torch's kernels for those of a channel.
+
+    A view that puts a field's channels into one dimension would do too, but is several times slower in channels-last
+    memory format. Statistics of channels are cheap to pool, and with given statistics batch norm is an affine map.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, offset: Tensor | None, weight: Tensor, bias: Tensor, order: int, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        means, variances = _statistics(x, weight)
+        if offset is not None:
+            means += offset
+        between, mean = torch.var_mean(means.unflatten(0, (-1, order)), 1, correction=0)
+        var = variances.unflatten(0, (-1, order)).mean(1).add_(between)
+        precision = (var + eps).rsqrt_()
+        slope = weight * precision
+        ctx.save_for_backward(x, offset, slope, means, mean, precision)
+        ctx.order = order
+        ctx.mark_non_differentiable(mean, var)
+        slope_each, shift_each = _each(order, slope, bias - slope * mean)
+        return _affine(x, slope_each, _shifted(shift_each, slope_each, offset)), mean, var
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor, Tensor | None, Tensor, Tensor, None, None]:
+        x, offset, slope, means, mean, precision = ctx.saved_tensors
+        mean_each, precision_each = _each(ctx.order, mean, precision)
+        # sums over a channel, in one pass, of dy along the normalised x, and of dy; what weights are given matters not
+        # to them, but without any the sums are left out on CUDA
+        _, *sums = torch.ops.aten.native_batch_norm_backward(
+            grad,
+            x,
+            precision_each,
+            None,
+            None,
+            mean_each if offset is None else mean_each - offset,
+            precision_each,
+            True,
+            0.0,
+            [False, True, True],
+        )
+        along, level = torch.stack(sums).unflatten(1, (-1, ctx.order)).sum(2)
+        # slope (dy - mean of dy - normalised x * mean of dy along it), of the field: an affine map of x, plus dy
+        n = x.numel() // len(slope)
+        curb = slope * precision * along / -n
+        slope_each, curb_each, shift_each = _each(ctx.order, slope, curb, slope * level / -n - curb * mean)
+        grad_offset = None
+        if offset is not None:  # the sum over a channel of the gradient for x
+            grad_offset = slope_each * sums[1] + (curb_each * means + shift_each) * (n // ctx.order)
+        shift_each = _shifted(shift_each, curb_each, offset)
+        grad_x = _affine(x, curb_each, shift_each).addcmul_(grad, slope_each.to(grad.dtype).reshape(-1, 1, 1))
+        return grad_x, grad_offset, along, level, None, None

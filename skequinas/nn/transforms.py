@@ -1,0 +1,96 @@
+"""Turned and mirrored images: without interpolation where the pixel grid allows it, else with."""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from skequinas.groups import PointGroup, quarter_turns_and_flip
+
+__all__ = ["RandomTurns", "circular_mask", "transform_images", "warp_images"]
+
+
+def transform_images(images: Tensor, group: PointGroup, element: int, offset: float = 0.0) -> Tensor:
+    """Move square images by one element of a group.
+
+    Elements that map the pixel grid to itself move pixels, and nothing is lost. For all others the images are
+    interpolated, see `warp_images`.
+
+    Parameters
+    ----------
+    images : Tensor of shape (..., size, size)
+        The rows run downwards, as in an image. They must hold floats if they are to be interpolated.
+    group : PointGroup
+    element : int
+        The number of the element, as in ``group.elements``.
+    offset : float, default=0.0
+        Degrees by which the images are turned after the move, within the same interpolation.
+
+    Returns
+    -------
+    Tensor of shape (..., size, size)
+    """
+    moves = quarter_turns_and_flip(group, element)
+    if moves is None or offset:
+        angle = math.radians(offset)
+        turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+        matrix = torch.from_numpy(turn @ group.matrix(element))
+        planes = images.reshape(-1, 1, *images.shape[-2:])
+        return warp_images(planes, matrix[None].expand(len(planes), 2, 2)).reshape(images.shape)
+    turns, flip = moves
+    if flip:
+        images = images.flip(-2)
+    return images.rot90(turns, (-2, -1)) if turns else images
+
+
+def warp_images(images: Tensor, matrices: Tensor) -> Tensor:
+    """Move each image by its own matrix, by bicubic interpolation.
+
+    Parameters
+    ----------
+    images : Tensor of shape (n, channels, size, size)
+        What lies outside is taken to be like the nearest pixel of the edge.
+    matrices : Tensor of shape (n, 2, 2)
+        Orthogonal, with the x axis to the right and the y axis up.
+    """
+    flip = torch.tensor([1.0, -1.0], dtype=torch.float64, device=matrices.device)
+    back = (flip[:, None] * matrices.double().mT * flip).to(images)  # from output to input; rows run downwards
+    grid = F.affine_grid(F.pad(back, (0, 1)), list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, mode="bicubic", padding_mode="border", align_corners=False)
+
+
+class RandomTurns:
+    """Turn each image of a batch by a random angle, and mirror every other.
+
+    Parameters
+    ----------
+    mirrors : bool
+        Whether to mirror.
+    seed : int
+        Everything random follows from it.
+    """
+
+    def __init__(self, mirrors: bool, seed: int) -> None:
+        self.mirrors, self.generator = mirrors, torch.Generator().manual_seed(seed)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """(n, channels, size, size) to the same."""
+        angles, coins = torch.rand(2, len(images), dtype=torch.float64, generator=self.generator)
+        cos, sin = (2 * math.pi * angles).cos(), (2 * math.pi * angles).sin()
+        sign = torch.where(coins < 0.5, -1.0, 1.0) if self.mirrors else torch.ones_like(coins)
+        matrices = torch.stack([cos, -sign * sin, sin, sign * cos], 1).unflatten(1, (2, 2))
+        return warp_images(images, matrices.to(images.device))
+
+
+@cache
+def circular_mask(size: int) -> Tensor:
+    """A disc that turning leaves as it is: 1 inside, 0 outside, in between for about a pixel: (size, size)."""
+    with torch.inference_mode(False):  # it is shared by all of the process, whoever asks first
+        places = torch.arange(size, dtype=torch.float64) - (size - 1) / 2
+        distances = (places[:, None].square() + places.square()).sqrt()
+        return (size / 2 + 0.5 - distances).clamp(0, 1).float()

@@ -1,0 +1,21 @@
+"""The devices that torch can use here."""
+
+from __future__ import annotations
+
+import torch
+
+__all__ = ["resolve_device"]
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """The device of that name, a CPU or CUDA one; "auto" is CUDA when it is available, else the CPU."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+        if resolved.type not in ("cpu", "cuda"):
+            raise NotImplementedError("only 'cpu' and 'cuda' devices are supported")
+        torch.zeros(1, device=resolved).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f"device={device!r} is not available ({error}). Use 'auto' or 'cpu'.") from error
+    return resolved

@@ -1,0 +1,218 @@
+"""The loop that asks a search, trains what it proposes, and tells it the results."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from joblib import Parallel, delayed, effective_n_jobs
+
+from skequinas.evidence.gradients import relaxation_p_values
+from skequinas.evidence.orbit import gather_evidence
+from skequinas.nn.networks import EquivariantNetwork, inherit
+from skequinas.runtime.process import fitting_state, kept_memory, torch_threads
+from skequinas.search.base import Evaluation, Proposal, Search
+from skequinas.training import DataPart, DivergenceError, Monitor, evaluate, train
+from skequinas.training.data import n_steps
+from skequinas.training.monitor import CandidateStage
+
+__all__ = ["run_search"]
+
+
+def run_search(
+    search: Search,
+    data: DataPart,
+    validation: DataPart,
+    monitor: Monitor | None = None,
+    n_jobs: int | None = None,
+) -> None:
+    """Drive a started search to its end, or until the monitor stops it.
+
+    A candidate whose loss is no longer finite is dropped, and the search goes on. When the time is up, the candidate
+    that was being trained is dropped, unless it is the model itself, and the generation stays open: the search can go
+    on later where it began.
+
+    Parameters
+    ----------
+    search : Search
+    data, validation : DataPart
+    monitor : Monitor, optional
+    n_jobs : int or None, default=None
+        How many candidates of a generation are trained at the same time, in processes of joblib's, on a CPU; -1 is one
+        for each core. Each then has one thread of torch, and the result does not depend on the number. None is what a
+        surrounding ``joblib.parallel_config`` says, and else trains them one after the other with all threads.
+
+    Raises
+    ------
+    DivergenceError
+        When every candidate of a generation diverged.
+    """
+    monitor = Monitor() if monitor is None else monitor
+    while not monitor.out_of_time():
+        for e in search.untested_:
+            assert e.proposal.toward is not None
+            e.calls = relaxation_p_values(
+                e.network, validation, e.proposal.toward, np.random.default_rng(e.proposal.seed)
+            )
+        proposals = search.ask()
+        if not proposals:
+            return
+        parents = {e.proposal.number: e.network for e in search.population_}
+        tasks = [
+            _Task(p, None if p.parent is None else parents[p.parent], monitor.deadline, search.keeps_network)
+            for p in proposals
+        ]
+        search.pending_, cut_off = [], False
+        for evaluation, trouble in _evaluations(tasks, data, validation, monitor, n_jobs):
+            _log(evaluation, trouble, monitor)
+            if evaluation.diverged and monitor.out_of_time() and not search.keeps_network:
+                cut_off = True
+            else:
+                search.pending_.append(evaluation)
+        if cut_off:
+            return
+        search.tell(search.pending_)
+        if not search.population_:
+            raise DivergenceError(
+                f"Generation {search.generation_ - 1} left no candidate to go on with: the training loss became NaN or "
+                f"infinite. Reduce learning_rate={proposals[0].training.learning_rate:g}, or scale X and "
+                "y."
+            )
+        best = search.result()
+        assert best is not None
+        if monitor.generation_over(search.progress(), best.network):
+            return
+
+
+class _Task(NamedTuple):
+    """A proposal, the network that it inherits from, when to stop, and whether it is to be evaluated even so."""
+
+    proposal: Proposal
+    parent: EquivariantNetwork | None
+    deadline: float | None
+    always: bool
+
+    @property
+    def stage(self) -> CandidateStage:
+        """What the monitor is told."""
+        return CandidateStage(self.proposal.generation, self.proposal.number, str(self.proposal.architecture))
+
+    @property
+    def out_of_time(self) -> bool:
+        """Whether the deadline has passed."""
+        return self.deadline is not None and time.perf_counter() >= self.deadline
+
+
+def _evaluations(
+    tasks: list[_Task], data: DataPart, validation: DataPart, monitor: Monitor, n_jobs: int | None
+) -> Iterator[tuple[Evaluation, str]]:
+    """The evaluations of a generation, in order, each with what went wrong."""
+    n_workers = effective_n_jobs(n_jobs)
+    alone = len(tasks) == 1 or data.images.device.type != "cpu" or (n_jobs is None and n_workers == 1)
+    if alone or n_workers == 1:
+        for task in tasks:
+            with torch_threads(torch.get_num_threads() if alone else 1):
+                found = _evaluation(task, data, validation, partial(monitor.step, task.stage))
+            yield found
+            if found[0].diverged and task.out_of_time:
+                return  # it was cut off, and there is no time for others
+        return
+    # copy on write: torch wants arrays that may be written to
+    workers = Parallel(n_jobs=min(n_workers, len(tasks)), mmap_mode="c")
+    results = workers(delayed(_evaluation_elsewhere)(task, data, validation) for task in tasks)
+    for task, found in zip(tasks, results, strict=True):
+        monitor.step(task.stage, n_steps(len(data), task.proposal.epochs, task.proposal.training.batch_size))
+        yield found
+
+
+def _evaluation_elsewhere(task: _Task, data: DataPart, validation: DataPart) -> tuple[Evaluation, str]:
+    """Train and evaluate in another process or thread."""
+    with fitting_state(), kept_memory(), torch_threads(1):
+        return _evaluation(task, data, validation, lambda: task.out_of_time)
+
+
+def _evaluation(task: _Task, data: DataPart, validation: DataPart, stop: Callable[[], bool]) -> tuple[Evaluation, str]:
+    """Train a proposal and evaluate it, if its training was not cut off or it is to be evaluated always."""
+    started, proposal, trouble = time.perf_counter(), task.proposal, ""
+    evidence = None
+    if task.parent is None:
+        generator = torch.Generator().manual_seed(proposal.seed)
+        network = EquivariantNetwork(proposal.architecture, generator)
+    else:
+        network = inherit(task.parent, proposal.architecture)
+    network.to(data.images.device, torch.float32)
+    losses, errors = (np.full(len(validation), np.inf) for _ in range(2))
+    for_alphas, unseen = _parted(validation, proposal.seed) if proposal.architecture.is_mixed else (None, validation)
+    history = _ShareHistory(network, n_steps(len(data), proposal.epochs, proposal.training.batch_size))
+
+    def on_step() -> bool:
+        history.step()
+        return stop()
+
+    try:
+        train(
+            network,
+            data,
+            proposal.training,
+            proposal.epochs,
+            seed=proposal.seed,
+            alpha_data=for_alphas,
+            on_step=on_step,
+        )
+        if task.always or not task.out_of_time:
+            losses, errors = evaluate(network, validation)
+            if proposal.probe:
+                evidence = gather_evidence(network, unseen, proposal.architecture.group, proposal.seed)
+    except DivergenceError as error:
+        trouble = str(error)
+    seconds = time.perf_counter() - started
+    weights, shares = validation.sample_weights(), history.shares or None
+    evaluation = Evaluation(proposal, network, losses, errors, seconds, evidence, weights, share_history=shares)
+    return evaluation, trouble
+
+
+def _log(evaluation: Evaluation, trouble: str, monitor: Monitor) -> None:
+    """A line about a candidate."""
+    proposal = evaluation.proposal
+    if trouble:
+        monitor.log("candidate %d (%s) dropped: %s", proposal.number, proposal.architecture, trouble)
+    elif not evaluation.diverged:
+        monitor.log(
+            "generation %d, candidate %d: %s, %d parameters, validation score %.4f, loss %.4f, %.1f s",
+            proposal.generation,
+            proposal.number,
+            proposal.architecture,
+            proposal.architecture.n_parameters,
+            1 - evaluation.error,
+            evaluation.loss,
+            evaluation.seconds,
+        )
+
+
+def _parted(validation: DataPart, seed: int) -> tuple[DataPart, DataPart]:
+    """A third of the validation part to train alphas on, and the rest, of which the network then knows nothing."""
+    n = len(validation)
+    rows = np.random.default_rng(seed).permutation(n)
+    n_alphas = max(2, n // 3)
+    if n_alphas >= n:
+        return validation, validation
+    return validation.subset(np.sort(rows[:n_alphas])), validation.subset(np.sort(rows[n_alphas:]))
+
+
+class _ShareHistory:
+    """The shares of a network's mixed layers in the course of its training, at about fifty steps."""
+
+    def __init__(self, network: EquivariantNetwork, n_steps: int) -> None:
+        self.network, self.interval, self.n = network, max(1, n_steps // 50), 0
+        self.shares: dict[str, dict[str, list[float]]] = {}
+
+    def step(self) -> None:
+        if self.network.architecture.is_mixed and self.n % self.interval == 0:
+            for layer, shares in self.network.shares().items():
+                for name, share in shares.items():
+                    self.shares.setdefault(layer, {}).setdefault(name, []).append(share)
+        self.n += 1

@@ -1,0 +1,25 @@
+"""One training loop: what is trained on, for what, and who watches."""
+
+from skequinas.training.data import Batch, DataPart, Split, mean_with_error
+from skequinas.training.evaluation import evaluate, frozen
+from skequinas.training.loop import DivergenceError, TrainingSettings, train
+from skequinas.training.monitor import FitProgress, Monitor, SearchProgress
+from skequinas.training.objective import CLASSIFICATION, REGRESSION, Objective
+
+__all__ = [
+    "CLASSIFICATION",
+    "REGRESSION",
+    "Batch",
+    "DataPart",
+    "DivergenceError",
+    "FitProgress",
+    "Monitor",
+    "Objective",
+    "SearchProgress",
+    "Split",
+    "TrainingSettings",
+    "evaluate",
+    "frozen",
+    "mean_with_error",
+    "train",
+]

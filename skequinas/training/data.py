@@ -1,0 +1,120 @@
+"""What a network is trained on: images and targets on the device, and the mini-batches made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from skequinas.training.objective import Objective
+
+__all__ = ["Batch", "DataPart", "Split", "batches_per_epoch", "endless_batches", "mean_with_error", "n_steps"]
+
+
+class Batch(NamedTuple):
+    """Inputs of a network with their targets, and their weights where they differ."""
+
+    inputs: Tensor
+    targets: Tensor
+    weights: Tensor | None = None
+
+    def loss(self, network: nn.Module, objective: Objective) -> Tensor:
+        """The mean loss, weighted by the samples' weights, whose mean over all data is 1; without the penalty."""
+        outputs = network(self.inputs)
+        if outputs.dtype == torch.bfloat16:
+            outputs = outputs.float()
+        losses = objective.loss(outputs, self.targets)
+        return losses.mean() if self.weights is None else (losses * self.weights).mean()
+
+
+@dataclass(frozen=True)
+class DataPart:
+    """Images and targets on the device, raw as they came, and how a batch of them becomes an input.
+
+    The sample weights, if any, are positive, with mean 1 over all data.
+    """
+
+    images: Tensor
+    targets: Tensor
+    preprocess: nn.Module
+    objective: Objective
+    weights: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def batch(self, rows: Tensor) -> Batch:
+        """Inputs, targets and weights of some rows."""
+        weights = None if self.weights is None else self.weights[rows]
+        return Batch(self.preprocess(self.images[rows]), self.targets[rows], weights)
+
+    def subset(self, rows: NDArray[np.int64]) -> DataPart:
+        """The part that holds these rows."""
+        index = torch.from_numpy(rows).to(self.images.device)
+        weights = None if self.weights is None else self.weights[index]
+        return DataPart(self.images[index], self.targets[index], self.preprocess, self.objective, weights)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled as arrays, which joblib hands to other processes without a copy for each."""
+        arrays = (None if t is None else t.numpy(force=True) for t in (self.images, self.targets, self.weights))
+        return _unpickled, (*arrays, self.preprocess, self.objective)
+
+    def sample_weights(self) -> NDArray[np.float64] | None:
+        """The weights as numpy takes them."""
+        return None if self.weights is None else self.weights.double().cpu().numpy()
+
+
+def _unpickled(
+    images: NDArray[Any],
+    targets: NDArray[Any],
+    weights: NDArray[Any] | None,
+    preprocess: nn.Module,
+    objective: Objective,
+) -> DataPart:
+    sample_weights = None if weights is None else torch.from_numpy(weights)
+    return DataPart(torch.from_numpy(images), torch.from_numpy(targets), preprocess, objective, sample_weights)
+
+
+def mean_with_error(values: NDArray[np.float64], weights: NDArray[np.float64] | None = None) -> tuple[float, float]:
+    """The mean, weighted if need be, and its standard error."""
+    if weights is None:
+        mean = float(values.mean())
+        return mean, float(values.std() / np.sqrt(len(values))) if np.isfinite(mean) else np.nan
+    mean = float(np.average(values, weights=weights))
+    if not np.isfinite(mean):
+        return mean, np.nan
+    return mean, float(np.sqrt((weights**2 * (values - mean) ** 2).sum()) / weights.sum())
+
+
+@dataclass(frozen=True)
+class Split:
+    """The whole of the data, and its two parts where something is held out."""
+
+    whole: DataPart
+    training: DataPart
+    validation: DataPart | None
+
+
+def batches_per_epoch(n: int, batch_size: int) -> int:
+    """As many as give batches of about the size, and of two samples at least, which batch norm needs."""
+    return max(1, min(round(n / batch_size), n // 2))
+
+
+def n_steps(n: int, epochs: float, batch_size: int) -> int:
+    """How many mini-batches that many passes over n samples take."""
+    return max(1, round(epochs * batches_per_epoch(n, batch_size)))
+
+
+def endless_batches(data: DataPart, batch_size: int, seed: int) -> Iterator[Batch]:
+    """Mini-batches, epoch after epoch, each in a new order."""
+    generator = torch.Generator().manual_seed(seed)
+    n_batches = batches_per_epoch(len(data), batch_size)
+    while True:
+        order = torch.randperm(len(data), generator=generator).to(data.images.device)
+        for rows in order.tensor_split(n_batches):
+            yield data.batch(rows)

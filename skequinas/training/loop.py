@@ -1,0 +1,250 @@
+"""One training loop for everything: fixed networks, the candidates of a search, mixed networks, the final fit."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from skequinas.training.data import DataPart, batches_per_epoch, endless_batches, mean_with_error, n_steps
+from skequinas.training.evaluation import evaluate
+from skequinas.training.objective import Objective
+
+__all__ = ["PRECISIONS", "DivergenceError", "TrainingSettings", "train"]
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class DivergenceError(ArithmeticError):
+    """The training loss became NaN or infinite."""
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How to train.
+
+    Parameters
+    ----------
+    learning_rate : float
+        The rate, or the highest rate of the one-cycle schedule.
+    optimizer : {"adamw", "sgd"}
+        SGD has Nesterov momentum 0.9.
+    schedule : {"one_cycle", "constant"}
+        "one_cycle" rises for a quarter of the steps and falls to nearly zero with a cosine.
+    batch_size : int
+        Images in a mini-batch; the batches of an epoch differ in size by one at most.
+    weight_decay : float
+        The decoupled weight decay of AdamW, or that of SGD.
+    alpha_learning_rate : float
+        The rate of Adam for the logits of mixed layers.
+    alpha_interval : int
+        Steps of the weights between two steps of the logits.
+    precision : {"float32", "bfloat16"}
+        "bfloat16" computes convolutions in that type; weights, statistics and losses are float32.
+    """
+
+    learning_rate: float = 1e-2
+    optimizer: str = "adamw"
+    schedule: str = "one_cycle"
+    batch_size: int = 64
+    weight_decay: float = 1e-2
+    alpha_learning_rate: float = 1e-2
+    alpha_interval: int = 1
+    precision: str = "float32"
+
+
+def train(
+    network: nn.Module,
+    data: DataPart,
+    settings: TrainingSettings,
+    epochs: float,
+    *,
+    seed: int,
+    validation: DataPart | None = None,
+    patience: int | None = None,
+    alpha_data: DataPart | None = None,
+    augmentation: Callable[[Tensor], Tensor] | None = None,
+    on_step: Callable[[], bool | None] | None = None,
+    on_epoch: Callable[[dict[str, float]], bool | None] | None = None,
+) -> list[dict[str, float]]:
+    """Train a network in place.
+
+    Parameters
+    ----------
+    network : Module
+    data : DataPart
+        What the weights are trained on.
+    settings : TrainingSettings
+    epochs : float
+        Passes over the data; a fraction is allowed, and at least one step is made.
+    seed : int
+        Fixes the order of the mini-batches.
+    validation : DataPart, optional
+        Evaluated after each epoch. The network ends with the weights of the best one.
+    patience : int, optional
+        Stop after so many epochs without a better validation loss.
+    alpha_data : DataPart, optional
+        Held-out data for the logits of mixed layers, in steps of their own. Without it they stay as they are.
+    augmentation : callable, optional
+        From the inputs of a mini-batch to those that the network is trained on.
+    on_step : callable, optional
+        Called after each step; when it returns True, the training ends there.
+    on_epoch : callable, optional
+        Called with the row of each epoch; when it returns True, the training ends there.
+
+    Returns
+    -------
+    list of dict
+        A row for each epoch: the losses, the validation error where there is one, the seconds so far.
+
+    Raises
+    ------
+    DivergenceError
+        When the loss is no longer finite.
+    """
+    parameters = dict(network.named_parameters())
+    alphas = [p for name, p in parameters.items() if name.endswith("logits")]
+    weights = [p for name, p in parameters.items() if not name.endswith("logits")]
+    optimizer = _optimizer(weights, settings)
+    per_epoch = batches_per_epoch(len(data), settings.batch_size)
+    last = n_steps(len(data), epochs, settings.batch_size)
+    schedule = _schedule(optimizer, settings, last)
+    batches = endless_batches(data, settings.batch_size, seed)
+    if augmentation is not None:
+        batches = (batch._replace(inputs=augmentation(batch.inputs)) for batch in batches)
+    alpha_step = None
+    if alphas and alpha_data is not None:
+        alpha_step = _AlphaStep(network, alphas, alpha_data, settings, seed)
+
+    log: list[dict[str, float]] = []
+    best, waited = _Best(network), 0
+    started, epoch_loss, in_epoch = time.perf_counter(), torch.zeros((), device=data.images.device), 0
+    with best:  # the network ends with its best weights, also when the loop is interrupted
+        for step in range(1, last + 1):
+            network.train()
+            batch = next(batches)
+            with _autocast(data, settings):
+                loss = _penalised(batch.loss(network, data.objective), network, data.objective)
+            optimizer.zero_grad()
+            loss.backward(inputs=weights)
+            optimizer.step()
+            schedule.step()
+            epoch_loss += loss.detach()
+            in_epoch += 1
+            if alpha_step is not None and step % settings.alpha_interval == 0:
+                alpha_step()
+            stop = on_step is not None and bool(on_step())
+            if step % per_epoch and step < last and not stop:
+                continue
+
+            row = {"epoch": step / per_epoch, "loss": float(epoch_loss) / in_epoch}
+            if not np.isfinite(row["loss"]):
+                raise DivergenceError(
+                    f"The training loss became {row['loss']} in epoch {row['epoch']:.3g}. {_remedy(settings)}"
+                )
+            epoch_loss.zero_()
+            in_epoch = 0
+            if validation is not None:
+                losses, errors = evaluate(network, validation)
+                importance = validation.sample_weights()
+                row |= {
+                    "validation_loss": mean_with_error(losses, importance)[0],
+                    "validation_error": mean_with_error(errors, importance)[0],
+                }
+                waited = 0 if best.update(row["validation_loss"]) else waited + 1
+            log.append(row | {"seconds": time.perf_counter() - started})
+            asked = on_epoch is not None and bool(on_epoch(log[-1]))
+            if asked or stop or (patience is not None and waited >= patience):
+                break
+    with torch.inference_mode():
+        sample = network.eval()(data.batch(torch.arange(min(len(data), 16), device=data.images.device))[0])
+    if not bool(sample.isfinite().all()):
+        raise DivergenceError(f"The outputs of the trained network are NaN or infinite. {_remedy(settings)}")
+    return log
+
+
+def _penalised(loss: Tensor, network: nn.Module, objective: Objective) -> Tensor:
+    return loss if objective.penalty is None else loss + objective.penalty(network)
+
+
+def _autocast(data: DataPart, settings: TrainingSettings) -> torch.autocast:
+    reduced = settings.precision != "float32"
+    return torch.autocast(data.images.device.type, PRECISIONS[settings.precision], enabled=reduced)
+
+
+def _optimizer(weights: list[nn.Parameter], settings: TrainingSettings) -> torch.optim.Optimizer:
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(
+            weights, settings.learning_rate, momentum=0.9, nesterov=True, weight_decay=settings.weight_decay
+        )
+    return torch.optim.AdamW(weights, settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
+
+
+def _schedule(
+    optimizer: torch.optim.Optimizer, settings: TrainingSettings, n_steps: int
+) -> torch.optim.lr_scheduler.LambdaLR:
+    def one_cycle(step: int) -> float:
+        rise = 0.25 * n_steps
+        if step < rise:
+            return 0.05 + 0.95 * step / rise
+        return 0.5 * (1 + float(np.cos(np.pi * (step - rise) / (n_steps - rise))))
+
+    factor = one_cycle if settings.schedule == "one_cycle" else lambda step: 1.0
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+def _remedy(settings: TrainingSettings) -> str:
+    return f"Reduce learning_rate={settings.learning_rate:g}, or scale X and y."
+
+
+class _AlphaStep:
+    """One step of the logits of mixed layers, on held-out data. Weights and running statistics stay as they are."""
+
+    def __init__(
+        self, network: nn.Module, alphas: list[nn.Parameter], data: DataPart, settings: TrainingSettings, seed: int
+    ) -> None:
+        self.network, self.alphas, self.data, self.settings = network, alphas, data, settings
+        self.norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        self.batches = endless_batches(data, settings.batch_size, seed)
+        self.optimizer = torch.optim.Adam(alphas, lr=settings.alpha_learning_rate)
+
+    def __call__(self) -> None:
+        momenta = [m.momentum for m in self.norms]
+        for m in self.norms:
+            m.momentum = 0.0
+        batch = next(self.batches)
+        with _autocast(self.data, self.settings):
+            loss = _penalised(batch.loss(self.network, self.data.objective), self.network, self.data.objective)
+        for m, momentum in zip(self.norms, momenta, strict=True):
+            m.momentum = momentum
+        self.optimizer.zero_grad()
+        loss.backward(inputs=self.alphas)
+        self.optimizer.step()
+
+
+class _Best:
+    """The weights with the lowest validation loss so far, which the network has again when the context ends."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network, self.loss = network, np.inf
+        self.state: dict[str, Any] | None = None
+
+    def update(self, loss: float) -> bool:
+        """Whether this is the best loss so far; its weights are kept."""
+        better = loss < self.loss
+        if better:
+            self.loss, self.state = loss, copy.deepcopy(self.network.state_dict())
+        return better
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        if self.state is not None:
+            self.network.load_state_dict(self.state)

@@ -1,0 +1,205 @@
+"""What watches a fit: the clock, the progress bar, the log, and the callbacks of the user and of scikit-learn."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from tqdm.auto import tqdm
+
+__all__ = ["CandidateStage", "FitProgress", "Monitor", "SearchProgress"]
+
+logger = logging.getLogger("skequinas")
+
+
+@dataclass(frozen=True)
+class FitProgress:
+    """Where a fit stands, as a ``callback`` is told after every generation of the search and every epoch of training.
+
+    Parameters
+    ----------
+    stage : {"search", "training"}
+        The search, or the final training.
+    generation : int
+        Generations of the search that are over.
+    epoch : float or None
+        Epochs of the final training that are over; None in the search.
+    n_candidates : int
+        Networks that the search has tried.
+    best_score : float or None
+        The best validation score of the search so far: accuracy, or one minus the mean squared error in units of the
+        targets' variance.
+    symmetry : str or None
+        The symmetry of the best candidate so far.
+    seconds : float
+        Since the fit began.
+    """
+
+    stage: str
+    generation: int
+    epoch: float | None
+    n_candidates: int
+    best_score: float | None
+    symmetry: str | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class CandidateStage:
+    """Which candidate of a search is being trained.
+
+    Parameters
+    ----------
+    generation, candidate : int
+        Their numbers.
+    constraints : str
+        The architecture in short.
+    """
+
+    generation: int
+    candidate: int
+    constraints: str
+
+    def __str__(self) -> str:
+        return f"generation {self.generation}: {self.constraints}"
+
+
+@dataclass(frozen=True)
+class SearchProgress:
+    """Where a search stands.
+
+    Parameters
+    ----------
+    generation : int
+        Generations that are over.
+    n_candidates : int
+        Networks that were tried.
+    best_score : float or None
+        The best validation score.
+    symmetry : str or None
+        The symmetry of the best candidate.
+    """
+
+    generation: int = 0
+    n_candidates: int = 0
+    best_score: float | None = None
+    symmetry: str | None = None
+
+
+class Monitor:
+    """Watches one fit. Every mini-batch, candidate, generation and epoch is reported to it, and it says when to stop.
+
+    Parameters
+    ----------
+    verbose : int
+        1 shows a progress bar, 2 logs a line for each candidate as well.
+    time_budget : float or None
+        Seconds for the whole fit.
+    callback : callable or None
+        Called with a `FitProgress`; when it returns True the search, or the training, ends.
+    hooks : callable or None
+        ``hooks(task, network)`` passes the end of a "generation" or an "epoch" on to the callbacks of scikit-learn, and
+        returns whether one of them wants to stop.
+    """
+
+    def __init__(
+        self,
+        verbose: int = 0,
+        time_budget: float | None = None,
+        callback: Callable[[FitProgress], bool | None] | None = None,
+        hooks: Callable[[str, Any], bool] | None = None,
+    ) -> None:
+        self.verbose, self.time_budget, self.callback, self.hooks = int(verbose), time_budget, callback, hooks
+        self.started = time.perf_counter()
+        self.deadline: float | None = None
+        self.search = SearchProgress()
+        self._bar = tqdm(disable=True)
+
+    def log(self, message: str, *values: object) -> None:
+        """Log a line about a candidate, for everybody to see when the user asked for it."""
+        logger.log(logging.INFO if self.verbose >= 2 else logging.DEBUG, message, *values)
+
+    @property
+    def seconds(self) -> float:
+        """Since the fit began."""
+        return time.perf_counter() - self.started
+
+    def out_of_time(self) -> bool:
+        """Whether the deadline of this stage has passed."""
+        return self.deadline is not None and time.perf_counter() >= self.deadline
+
+    def reserve(self, seconds: float) -> None:
+        """Set this stage's deadline so that so many seconds of the budget remain."""
+        if self.time_budget is not None:
+            self.deadline = self.started + self.time_budget - seconds
+
+    @contextmanager
+    def watching(self, n_batches: int) -> Iterator[None]:
+        """Show the progress of about so many mini-batches while the context lasts."""
+        with _log_shown(self.verbose >= 2), tqdm(total=n_batches, disable=not self.verbose, unit="batch") as self._bar:
+            yield
+
+    def expect(self, n_batches: int) -> None:
+        """So many mini-batches are still to come."""
+        self._bar.total = self._bar.n + n_batches
+
+    def step(self, stage: CandidateStage | None = None, n_batches: int = 1) -> bool:
+        """After mini-batches of a candidate, or of the final training. Whether to stop."""
+        if not self._bar.disable:
+            self._bar.update(n_batches)
+            self._bar.set_description_str("final training" if stage is None else str(stage), refresh=False)
+        return self.out_of_time()
+
+    def generation_over(self, search: SearchProgress, network: Any) -> bool:
+        """After a generation, of which this is the best network. Whether to stop the search."""
+        self.search = search
+        if not self._bar.disable:
+            self._bar.set_postfix_str(f"best score {search.best_score:.3f}, symmetry {search.symmetry}", refresh=False)
+        return self._stop("generation", self._progress("search"), network)
+
+    def epoch_over(self, row: dict[str, float], network: Any) -> bool:
+        """After an epoch of the final training. Whether to stop it."""
+        return self._stop("epoch", self._progress("training", row["epoch"]), network)
+
+    def _progress(self, stage: str, epoch: float | None = None) -> FitProgress:
+        now = self.search
+        return FitProgress(stage, now.generation, epoch, now.n_candidates, now.best_score, now.symmetry, self.seconds)
+
+    def _stop(self, task: str, progress: FitProgress, network: Any) -> bool:
+        asked = self.hooks is not None and self.hooks(task, network)
+        answer = None if self.callback is None else self.callback(progress)
+        return asked or (isinstance(answer, bool | np.bool_) and bool(answer))
+
+
+@contextmanager
+def _log_shown(wanted: bool) -> Iterator[None]:
+    """Let the log's lines through, and show them on the standard error stream where nothing else would show them."""
+    if not wanted:
+        yield
+        return
+    level, handler = logger.level, None if _has_handler() else logging.StreamHandler()
+    if not logger.isEnabledFor(logging.INFO):
+        logger.setLevel(logging.INFO)
+    if handler is not None:
+        logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        if handler is not None:
+            logger.removeHandler(handler)
+
+
+def _has_handler() -> bool:
+    """Whether a record of the log reaches a handler that does something."""
+    place: logging.Logger | None = logger
+    while place is not None:
+        if any(not isinstance(handler, logging.NullHandler) for handler in place.handlers):
+            return True
+        place = place.parent if place.propagate else None
+    return False
