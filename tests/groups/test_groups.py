@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 from fractions import Fraction
 from itertools import combinations_with_replacement
+from typing import Any
 
 import numpy as np
 import pytest
@@ -248,20 +249,20 @@ def test_a_name_of_another_group_raises_an_error_with_the_subgroups_there_are(na
 
 
 @pytest.mark.parametrize(
-    "make",
+    ("kind", "arguments"),
     [
-        lambda: PointGroup(0),
-        lambda: PointGroup(-1, True),
-        lambda: Subgroup(D4, 3),
-        lambda: Subgroup(D4, 0),
-        lambda: Subgroup(C4, 2, 0),
-        lambda: Subgroup(D4, 2, 2),
-        lambda: Subgroup(D4, 2, -1),
+        (PointGroup, (0,)),
+        (PointGroup, (-1, True)),
+        (Subgroup, (D4, 3)),
+        (Subgroup, (D4, 0)),
+        (Subgroup, (C4, 2, 0)),
+        (Subgroup, (D4, 2, 2)),
+        (Subgroup, (D4, 2, -1)),
     ],
 )
-def test_groups_and_subgroups_that_do_not_exist_raise_an_error(make: Callable[[], object]) -> None:
+def test_groups_and_subgroups_that_do_not_exist_raise_an_error(kind: type, arguments: tuple[Any, ...]) -> None:
     with pytest.raises(ValueError, match=r"^(n_rotations|mirror)="):
-        make()
+        kind(*arguments)
 
 
 @pytest.mark.parametrize(
