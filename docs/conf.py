@@ -72,6 +72,7 @@ bibtex_reference_style = "author_year"
 bibtex_default_style = "plain"
 
 numpydoc_show_class_members = False
+toc_object_entries_show_parents = "hide"
 autosummary_generate = True
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"

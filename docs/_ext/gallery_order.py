@@ -4,7 +4,15 @@ from __future__ import annotations
 
 __all__ = ["GalleryOrder"]
 
-_ORDER = ("find_symmetry", "differentiable_search", "ask_a_model", "regression", "grid_search", "pipeline", "finer_turns")
+_ORDER = (
+    "find_symmetry",
+    "differentiable_search",
+    "ask_a_model",
+    "regression",
+    "grid_search",
+    "pipeline",
+    "finer_turns",
+)
 
 
 class GalleryOrder:

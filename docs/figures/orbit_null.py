@@ -8,7 +8,8 @@ from skequinas.evidence import orbit_test
 n_copies, n, n_moves = 4, 150, 4000
 rng = np.random.default_rng(2)
 noise = rng.normal(0.0, 1.0, (n_copies, n))
-hint = np.where(np.arange(n_copies) == 0, 0.35, 0.0)[:, None]  # the label fits the image as it was taken a little better
+# the label fits the image as it was taken a little better than its copies
+hint = np.where(np.arange(n_copies) == 0, 0.35, 0.0)[:, None]
 
 figure, axes = plt.subplots(1, 2, figsize=(7.0, 2.9), sharex=True, sharey=True, layout="constrained")
 for ax, title, logs in zip(axes, ["the task has C4", "the task lacks C4"], [noise, noise + hint], strict=True):

@@ -43,7 +43,8 @@ for name, e in evidence.items():
 # D4 moves the images of one class to those of the other. Its gradients say so, on images that it has not seen.
 
 symmetric = EquivariantNASClassifier(group="D4", search="none", max_epochs=15, random_state=0).fit(X_train, y_train)
-print(f"accuracy of the D4 model {symmetric.score(X_test, y_test):.2f}, of the free one {free.score(X_test, y_test):.2f}")
+print(f"accuracy of the D4 model: {symmetric.score(X_test, y_test):.2f}")
+print(f"accuracy of the free one: {free.score(X_test, y_test):.2f}")
 test = score_test(symmetric, X_test, y_test, random_state=0)
 adjusted = test.adjusted()
 

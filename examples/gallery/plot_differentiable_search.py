@@ -18,7 +18,7 @@ from sklearn.model_selection import train_test_split
 
 from skequinas import DifferentiableSearch, EquivariantNASClassifier, SymmetryDisplay
 
-digits = load_digits()
+digits = load_digits(n_class=6)
 turns = np.random.default_rng(0).integers(4, size=len(digits.images))
 X = np.array([np.rot90(image, k) for image, k in zip(digits.images, turns, strict=True)])
 X_train, X_test, y_train, y_test = train_test_split(X, digits.target, random_state=0, stratify=digits.target)

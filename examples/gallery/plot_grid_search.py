@@ -11,6 +11,7 @@ folds choose by accuracy; what the chosen model learned of the symmetry is then 
 # -------------------------------------
 # Rows of 64 pixels are read as square images.
 
+import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.datasets import load_digits
 from sklearn.model_selection import GridSearchCV, train_test_split
@@ -46,6 +47,15 @@ for i in np.argsort(results["rank_test_score"]):
     settings = results["params"][i]
     accuracy = f"{results['mean_test_score'][i]:.3f} ± {results['std_test_score'][i]:.3f}"
     print(f"{settings['search']!s:<36}{settings['group']:<7}{accuracy:<20}{results['mean_fit_time'][i]:>8.1f}")
+
+# %%
+
+order = np.argsort(results["mean_test_score"])
+labels = [f"{settings['search']}\n{settings['group']}" for settings in results["params"]]
+figure, ax = plt.subplots(figsize=(6.4, 3), layout="constrained")
+ax.barh(range(len(order)), results["mean_test_score"][order], xerr=results["std_test_score"][order])
+ax.set_yticks(range(len(order)), [labels[i] for i in order], fontsize=8)
+ax.set(xlim=(0.5, 1), xlabel="accuracy (mean of 2 folds)")
 
 # %%
 # The best, fitted anew on all training images
