@@ -43,7 +43,7 @@ html_css_files = ["custom.css"]
 html_favicon = "_static/logo-light.svg"
 html_show_sourcelink = False
 html_copy_source = False
-html_sidebars = {"index": [], "references": []}
+html_sidebars = {"index": [], "how_it_decides": [], "contributing": []}  # they have no pages below them
 html_theme_options = {
     "logo": {
         "text": "skequinas",
