@@ -96,6 +96,7 @@ sphinx_gallery_conf = {
     "show_memory": False,
     "show_signature": False,
     "min_reported_time": 1,
+    "remove_config_comments": True,
     "default_thumb_file": str(Path(__file__).parent / "_static" / "logo-light.svg"),
 }
 

@@ -40,7 +40,7 @@ for ax, image, label in zip(axes.flat, X_train, y_train, strict=False):
 # The default search is the evolutionary one. It takes a part of the training images as witnesses and gives a symmetry
 # up only if they speak against it.
 
-model = EquivariantNASClassifier(group="D4", search="evolutionary", max_epochs=24, random_state=0)
+model = EquivariantNASClassifier(group="D4", search="evolutionary", max_epochs=20, random_state=0)
 model.fit(X_train, y_train)
 print(f"accuracy on test images: {model.score(X_test, y_test):.3f}")
 
@@ -59,6 +59,7 @@ print(model.learned_symmetry_)
 # within C4 costs nothing; everything with a mirror costs a lot.
 
 SymmetryDisplay.from_estimator(model)
+# sphinx_gallery_thumbnail_number = 2
 
 # %%
 # The same as a table:

@@ -37,7 +37,8 @@ pipeline = make_pipeline(FunctionTransformer(np.sqrt), model).fit(X_train, y_tra
 # Calibrated probabilities
 # ------------------------
 # scikit-learn 1.8 and later can calibrate by one temperature, which keeps the order of the classes; the other way,
-# "sigmoid", does it class by class. Either fits the pipeline on parts of the data.
+# "sigmoid", does it class by class. Either fits the pipeline on parts of the data, here on halves, which costs some
+# accuracy.
 
 has_temperature = "temperature" in str(CalibratedClassifierCV._parameter_constraints["method"])
 calibrated = CalibratedClassifierCV(pipeline, method="temperature" if has_temperature else "sigmoid", cv=2)

@@ -40,8 +40,8 @@ print("R2 of ink and distance:", r2_score(y_test, predicted, multioutput="raw_va
 # What was learned
 # ----------------
 # The task has the symmetry D4: images and targets *together* look the same when all images are turned or mirrored. It
-# would not be enough that the targets do not change. Had the digits been turned but never mirrored, a network could
-# have noticed that, as the mirror image of a digit is no digit, and predict a little worse for it.
+# would not be enough that the targets do not change. Had the digits been turned but never mirrored, a mirrored digit
+# would be something new to the network, for which it predicts a little worse; the test would notice.
 
 print(model.learned_symmetry_)
 
