@@ -101,8 +101,11 @@ sphinx_gallery_conf = {
 }
 
 
+_FIRST = ("fit", "predict", "predict_proba")
+
+
 def _own_members(name: str) -> dict[str, list[str]]:
-    """The public methods and properties of a class that this package defines, in the order of its source."""
+    """The public methods and properties of a class that this package defines, in the order of its source but for the first."""
     parent, _, own = name.rpartition(".")
     found: dict[str, list[str]] = {"methods": [], "attributes": []}
     for base in reversed(inspect.getmro(getattr(importlib.import_module(parent), own))):
@@ -119,6 +122,7 @@ def _own_members(name: str) -> dict[str, list[str]]:
                 continue
             if member not in found[kind]:
                 found[kind].append(member)
+    found["methods"].sort(key=lambda member: _FIRST.index(member) if member in _FIRST else len(_FIRST))
     return found
 
 

@@ -36,7 +36,7 @@ grid = [
     {"search": ["none"], "group": ["C1", "D4"]},
     {"search": [EvolutionarySearch(n_generations=2), DifferentiableSearch()], "group": ["D4"]},
 ]
-model = EquivariantNASClassifier(max_epochs=5, random_state=0)
+model = EquivariantNASClassifier(max_epochs=9, random_state=0)
 search = GridSearchCV(model, grid, cv=2, n_jobs=2).fit(X_train, y_train)
 
 # %%
@@ -45,10 +45,10 @@ search = GridSearchCV(model, grid, cv=2, n_jobs=2).fit(X_train, y_train)
 
 results = search.cv_results_
 names = [str(setting).partition("(")[0] for setting in results["param_search"]]
-print(f"{'search':<20}{'group':<7}{'accuracy (2 folds)':<20}{'seconds':>8}")
+print(f"{'search':<22}{'group':<7}{'accuracy (2 folds)':<20}{'seconds':>8}")
 for i in np.argsort(results["rank_test_score"]):
     accuracy = f"{results['mean_test_score'][i]:.3f} ± {results['std_test_score'][i]:.3f}"
-    print(f"{names[i]:<20}{results['param_group'][i]:<7}{accuracy:<20}{results['mean_fit_time'][i]:>8.1f}")
+    print(f"{names[i]:<22}{results['param_group'][i]:<7}{accuracy:<20}{results['mean_fit_time'][i]:>8.1f}")
 
 # %%
 
