@@ -95,7 +95,7 @@ sphinx_gallery_conf = {
     "ignore_repr_types": r"Display|matplotlib",
     "show_memory": False,
     "show_signature": False,
-    "min_reported_time": 1,
+    "write_computation_times": False,  # that page would load scripts from elsewhere
     "remove_config_comments": True,
     "default_thumb_file": str(Path(__file__).parent / "_static" / "logo-light.svg"),
 }
@@ -105,7 +105,7 @@ _FIRST = ("fit", "predict", "predict_proba")
 
 
 def _own_members(name: str) -> dict[str, list[str]]:
-    """The public methods and properties of a class that this package defines, in the order of its source but for the first."""
+    """The public methods and properties of a class that this package defines, those of `_FIRST` before the others."""
     parent, _, own = name.rpartition(".")
     found: dict[str, list[str]] = {"methods": [], "attributes": []}
     for base in reversed(inspect.getmro(getattr(importlib.import_module(parent), own))):
