@@ -35,7 +35,8 @@ from skequinas.training.evaluation import EVALUATION_BATCH
 
 __all__ = ["BaseEquivariantNAS"]
 
-DOC_LINK = "https://skequinas.readthedocs.io/en/stable/api/{estimator_module}.{estimator_name}.html"
+DOC_LINK = "https://skequinas.readthedocs.io/en/stable/api/skequinas.{estimator_name}.html"
+"""Where the page of a class stands, for the link in the diagram of an estimator in a notebook."""
 
 
 class BaseEquivariantNAS(ExportMixin, CallbackSupportMixin, BaseEstimator, Parameters, ABC):

@@ -145,6 +145,10 @@ class Search(BaseEstimator, ABC):
 
     The constructor's parameters are settings, which scikit-learn's ``get_params``, ``set_params`` and ``clone`` see.
     `start` makes the state: the population, the generation, and the records of everything that was tried.
+
+    A strategy defines `propose`: what to train next, given ``generation_`` (from 0) and ``population_`` (the
+    evaluations that survived), and an empty list at the end. It may define `survivors`, `result`, `cost` and
+    `check_start` too. What is random comes from `rng`, so that a search that was saved goes on as if never stopped.
     """
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {}
@@ -165,7 +169,7 @@ class Search(BaseEstimator, ABC):
         seed : int
         """
         self._validate_params()
-        self._check_start(architecture)
+        self.check_start(architecture)
         self.architecture_ = architecture
         self.epochs_ = float(epochs)
         self.training_ = training
@@ -182,10 +186,10 @@ class Search(BaseEstimator, ABC):
 
     def ask(self) -> list[Proposal]:
         """What to train and evaluate next; an empty list when the search is over."""
-        seed = int(self._rng("batches").integers(2**31))
+        seed = int(self.rng("batches").integers(2**31))
         return [
             replace(p, number=len(self.records_) + i, generation=self.generation_, seed=seed)
-            for i, p in enumerate(self._propose())
+            for i, p in enumerate(self.propose())
         ]
 
     def tell(self, evaluations: Sequence[Evaluation]) -> None:
@@ -195,7 +199,7 @@ class Search(BaseEstimator, ABC):
         self.shares_ = next((e.network.shares() for e in sound if e.architecture.is_mixed), self.shares_)
         self.share_history_ = next((e.share_history for e in sound if e.share_history), self.share_history_)
         self.evidence_ = next((e.evidence for e in sound if e.evidence is not None), self.evidence_)
-        self.population_ = self._survivors(sound)
+        self.population_ = self.survivors(sound)
         self.pending_ = []
         self.generation_ += 1
 
@@ -211,7 +215,7 @@ class Search(BaseEstimator, ABC):
 
         Before the first generation is over it comes from those that are ready; it is None without any.
         """
-        candidates = self.population_ or self._survivors([e for e in self.pending_ if not e.diverged])
+        candidates = self.population_ or self.survivors([e for e in self.pending_ if not e.diverged])
         return choose(candidates, self.tolerance) if candidates else None
 
     def progress(self) -> SearchProgress:
@@ -238,31 +242,41 @@ class Search(BaseEstimator, ABC):
         """Whether the network of the result is the model, so that none is trained from the start."""
         return False
 
-    def _proposal(
+    def proposal(
         self,
         architecture: Architecture,
         epochs: float,
         training: TrainingSettings,
         parent: Evaluation | None = None,
     ) -> Proposal:
-        """A proposal whose number, generation and seed `ask` fills in."""
+        """A proposal whose number, generation and seed `ask` fills in.
+
+        Parameters
+        ----------
+        architecture : Architecture
+        epochs : float
+        training : TrainingSettings
+            Often ``self.training_``, those of a full training.
+        parent : Evaluation, optional
+            One of the population, whose weights it inherits.
+        """
         number = None if parent is None else parent.proposal.number
         return Proposal(0, number, 0, architecture, epochs, training, 0)
 
-    def _check_start(self, architecture: Architecture) -> None:
+    def check_start(self, architecture: Architecture) -> None:
         """Raise an error if the search cannot begin with this architecture."""
         if architecture.is_mixed:
             raise ValueError(f"architecture has mixed layers ({architecture}); a search begins with one subgroup each.")
 
     @abstractmethod
-    def _propose(self) -> list[Proposal]:
-        """The proposals of this generation, made with `_proposal`."""
+    def propose(self) -> list[Proposal]:
+        """The proposals of this generation, made with `proposal`."""
 
-    def _survivors(self, evaluations: list[Evaluation]) -> list[Evaluation]:
+    def survivors(self, evaluations: list[Evaluation]) -> list[Evaluation]:
         """Who stays in the population after a generation."""
         return evaluations
 
-    def _rng(self, purpose: str) -> np.random.Generator:
+    def rng(self, purpose: str) -> np.random.Generator:
         """A generator that depends on seed, generation and purpose alone, so that resuming changes nothing."""
         return np.random.default_rng([self.seed_, self.generation_, *purpose.encode()])
 

@@ -14,10 +14,11 @@ __all__ = ["NoSearch", "RandomSearch"]
 class NoSearch(Search):
     """No search: the architecture stays as it is, constrained to the whole group unless the user gives another one."""
 
-    def _check_start(self, architecture: Architecture) -> None:
+    def check_start(self, architecture: Architecture) -> None:
         """Take any architecture, one with mixed layers too."""
 
-    def _propose(self) -> list[Proposal]:
+    def propose(self) -> list[Proposal]:
+        """Nothing."""
         return []
 
 
@@ -74,8 +75,9 @@ class RandomSearch(EvolutionarySearch):
     def _children(self) -> list[tuple[Evaluation, Architecture]]:
         children = super()._children()
         n = self.population_size // 2 + 1
-        return [children[i] for i in sorted(self._rng("children").permutation(len(children))[:n])]
+        return [children[i] for i in sorted(self.rng("children").permutation(len(children))[:n])]
 
-    def _survivors(self, evaluations: list[Evaluation]) -> list[Evaluation]:
-        order = self._rng("survivors").permutation(len(evaluations))
+    def survivors(self, evaluations: list[Evaluation]) -> list[Evaluation]:
+        """As many as the population holds, drawn at random."""
+        order = self.rng("survivors").permutation(len(evaluations))
         return [evaluations[i] for i in sorted(order[: self.population_size])]

@@ -115,14 +115,16 @@ class DifferentiableSearch(Search):
         """Whether the learned mixture itself is the result."""
         return not self.discretize
 
-    def _check_start(self, architecture: Architecture) -> None:
+    def check_start(self, architecture: Architecture) -> None:
+        """Refuse an architecture that is constrained to anything but the whole group."""
         if set(architecture.constraints) != {architecture.group.whole}:
             raise ValueError(
                 f"architecture has the constraints {architecture}, but a differentiable search mixes all subgroups in "
                 f"every layer. Leave its constraints out, or use search='evolutionary' or 'none'."
             )
 
-    def _propose(self) -> list[Proposal]:
+    def propose(self) -> list[Proposal]:
+        """The mixture first, then up to three ways of tightening it."""
         rate = self.training_.learning_rate if self.learning_rate is None else self.learning_rate
         training = replace(self.training_, learning_rate=rate)
         start, group = self.architecture_, self.architecture_.group
@@ -136,7 +138,7 @@ class DifferentiableSearch(Search):
                 alpha_interval=self.alpha_interval,
             )
             epochs = self.epochs_ if self.mixture_epochs is None else self.mixture_epochs
-            return [replace(self._proposal(mixed, epochs, training), probe=True)]
+            return [replace(self.proposal(mixed, epochs, training), probe=True)]
         if self.generation_ > 1 or not self.discretize or not self.population_:
             return []
         mixture, symmetry = self.population_[0], self.symmetry_
@@ -145,7 +147,7 @@ class DifferentiableSearch(Search):
         ways = [(group.whole,) * n_hidden, self._majorities(mixture, symmetry), (symmetry,) * n_hidden]
         architectures = dict.fromkeys(start.with_constraints((*way, symmetry)) for way in ways)
         epochs = self.epochs_ / 4 if self.epochs_per_generation is None else self.epochs_per_generation
-        return [self._proposal(architecture, epochs, training, mixture) for architecture in architectures]
+        return [self.proposal(architecture, epochs, training, mixture) for architecture in architectures]
 
     def _mixed(self, group: PointGroup) -> tuple[Subgroup, ...]:
         """The subgroups to mix, the whole group first and C1 last."""

@@ -165,7 +165,8 @@ class EvolutionarySearch(Search):
     def _is_guided(self) -> bool:
         return self.guided and self.architecture_.group.order > 1
 
-    def _propose(self) -> list[Proposal]:
+    def propose(self) -> list[Proposal]:
+        """The first network, or the parents of this generation and their children."""
         if self.generation_ == 0:
             return [self._first()]
         if self.generation_ > self.n_generations or not self.population_:
@@ -181,7 +182,7 @@ class EvolutionarySearch(Search):
 
     def _candidate(self, architecture: Architecture, epochs: float, parent: Evaluation) -> Proposal:
         toward = self.symmetry_ if self._is_guided and self.call_level is not None else None
-        return replace(self._proposal(architecture, epochs, self._training(0.3), parent), toward=toward)
+        return replace(self.proposal(architecture, epochs, self._training(0.3), parent), toward=toward)
 
     def _tightened(self) -> Architecture:
         """Where a guided search begins to relax: as constrained as at the start, but for the head."""
@@ -200,9 +201,9 @@ class EvolutionarySearch(Search):
         if self._is_guided:
             epochs = self.epochs_ if self.probe_epochs is None else self.probe_epochs
             free = start.relaxed(-1, start.group.trivial)
-            return replace(self._proposal(free, epochs, self.training_), probe=True)
+            return replace(self.proposal(free, epochs, self.training_), probe=True)
         epochs = self.epochs_ / 2 if self.warmup_epochs is None else self.warmup_epochs
-        return self._proposal(start, epochs, self._training(1.0))
+        return self.proposal(start, epochs, self._training(1.0))
 
     def _children(self) -> list[tuple[Evaluation, Architecture]]:
         """New architectures with their parents, each once."""
@@ -254,7 +255,8 @@ class EvolutionarySearch(Search):
             return []
         return [e for e in self.population_ if e.proposal.toward is not None and e.calls is None]
 
-    def _survivors(self, evaluations: list[Evaluation]) -> list[Evaluation]:
+    def survivors(self, evaluations: list[Evaluation]) -> list[Evaluation]:
+        """The best one where the search is guided, else the Pareto front, filled up by validation error."""
         if self._is_guided and evaluations:
             return [choose(evaluations, self.tolerance)]
         front = pareto_front(evaluations)
