@@ -34,9 +34,9 @@ X_train, X_test, y_train, y_test = train_test_split(
 
 grid = [
     {"search": ["none"], "group": ["C1", "D4"]},
-    {"search": [EvolutionarySearch(n_generations=2), DifferentiableSearch()], "group": ["D4"]},
+    {"search": [EvolutionarySearch(n_generations=1), DifferentiableSearch()], "group": ["D4"]},
 ]
-model = EquivariantNASClassifier(max_epochs=6, random_state=0)
+model = EquivariantNASClassifier(max_epochs=5, random_state=0)
 search = GridSearchCV(model, grid, cv=2, n_jobs=2).fit(X_train, y_train)
 
 # %%
