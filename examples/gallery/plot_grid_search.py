@@ -36,7 +36,7 @@ grid = [
     {"search": ["none"], "group": ["C1", "D4"]},
     {"search": [EvolutionarySearch(n_generations=1), DifferentiableSearch()], "group": ["D4"]},
 ]
-model = EquivariantNASClassifier(max_epochs=5, random_state=0)
+model = EquivariantNASClassifier(width=32, max_epochs=5, random_state=0)
 search = GridSearchCV(model, grid, cv=2, n_jobs=2).fit(X_train, y_train)
 
 # %%
