@@ -31,7 +31,7 @@ with warnings.catch_warnings():  # those of escnn and lie_learn are not ours
     from escnn import gspaces
     from escnn import nn as enn
 
-    from skequinas.interop import escnn as interop
+    from skequinas.interop.escnn import filters, groups
 
 from skequinas.interop.escnn import point_group, relax_escnn, to_escnn
 
@@ -68,7 +68,7 @@ def test_a_space_is_the_group_of_its_matrices(name: str) -> None:
     space, group = SPACES[name], PointGroup.from_name(name)
     assert point_group(space) == parse_group(space) == group
     ours = {tuple(np.round(group.matrix(g), 6).ravel() + 0.0) for g in group.elements}
-    theirs = {tuple(np.round(interop._matrix(space, e), 6).ravel() + 0.0) for e in space.fibergroup.elements}
+    theirs = {tuple(np.round(groups._matrix(space, e), 6).ravel() + 0.0) for e in space.fibergroup.elements}
     assert ours == theirs
 
 
@@ -112,10 +112,10 @@ def permutation(space: Any, subgroup: Subgroup, element: int) -> NDArray[np.floa
 
 @pytest.mark.parametrize("h", CONSTRAINTS, ids=repr)
 def test_our_field_is_a_representation_of_theirs(h: Subgroup) -> None:
-    space = interop._space(h)
-    field = interop._field(space, h)
-    for element, number in zip(space.fibergroup.elements, interop._numbers(space, h), strict=True):
-        np.testing.assert_allclose(interop._matrix(space, element), h.group.matrix(number), atol=1e-6)
+    space = groups.space_of(h)
+    field = groups.field_of(space, h)
+    for element, number in zip(space.fibergroup.elements, groups._numbers(space, h), strict=True):
+        np.testing.assert_allclose(groups._matrix(space, element), h.group.matrix(number), atol=1e-6)
         np.testing.assert_allclose(field(element), permutation(space, h, number), atol=1e-6)
 
 
@@ -123,34 +123,34 @@ def test_our_field_is_a_representation_of_theirs(h: Subgroup) -> None:
 @pytest.mark.parametrize("lifting", [True, False])
 @pytest.mark.parametrize("h", CONSTRAINTS, ids=repr)
 def test_kernel_spaces_have_the_same_dimension_and_span(h: Subgroup, lifting: bool, size: int) -> None:
-    space = interop._space(h)
-    field = interop._field(space, h)
+    space = groups.space_of(h)
+    field = groups.field_of(space, h)
     types = [enn.FieldType(space, [r]) for r in (space.trivial_repr if lifting else field, field)]
-    conv = interop._convolution(*types, size, bias=False)
+    conv = filters.convolution(*types, size, bias=False)
     ours = kernel_space(h, size, not lifting, True, "harmonic")
     assert conv.weights.numel() == ours.n_free
     eye = torch.eye(ours.n_free, dtype=torch.float64)
     like = conv.weights
     some = eye if ours.n_free <= 60 else eye[:: ours.n_free // 40]
     kernels = [ours.sample(ours.expand(unit[:, None, None])) for unit in some]
-    assert max(interop._solve(conv.basisexpansion, kernel, like)[1] for kernel in kernels) < 1e-6
+    assert max(filters._solve(conv.basisexpansion, kernel, like)[1] for kernel in kernels) < 1e-6
 
 
 @pytest.mark.parametrize("h", CONSTRAINTS, ids=repr)
 def test_heads_have_the_same_dimension(h: Subgroup) -> None:
-    space = interop._space(h)
-    types = [enn.FieldType(space, [r]) for r in (interop._field(space, h), space.trivial_repr)]
-    assert interop._convolution(*types, 1, bias=False).weights.numel() == kernel_space(h, 1, True, False).n_free
+    space = groups.space_of(h)
+    types = [enn.FieldType(space, [r]) for r in (groups.field_of(space, h), space.trivial_repr)]
+    assert filters.convolution(*types, 1, bias=False).weights.numel() == kernel_space(h, 1, True, False).n_free
 
 
 def test_a_kernel_without_the_symmetry_is_not_in_their_space() -> None:
     h = PointGroup.from_name("C4").whole
-    space = interop._space(h)
-    field = enn.FieldType(space, [interop._field(space, h)])
-    conv = interop._convolution(field, field, 3, bias=False)
+    space = groups.space_of(h)
+    field = enn.FieldType(space, [groups.field_of(space, h)])
+    conv = filters.convolution(field, field, 3, bias=False)
     kernel = torch.randn(4, 4, 3, 3, generator=torch.Generator().manual_seed(0))
     with pytest.raises(ValueError, match="not in the space"):
-        interop._set_filter(conv, kernel, None)
+        filters.set_filter(conv, kernel, None)
 
 
 # Our networks as theirs

@@ -96,7 +96,7 @@ FORKED = """
 import multiprocessing, sys
 import numpy as np, torch
 sys.path.insert(0, {tests!r})
-from test_processes import X, classifier, y
+from test_process import X, classifier, y
 
 def work(model, queue):
     import skequinas
