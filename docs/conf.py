@@ -10,7 +10,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 os.environ.setdefault("MPLBACKEND", "agg")
 
-from sphinx.application import Sphinx
 
 import skequinas
 
@@ -138,13 +137,3 @@ autosummary_context["inherited"] = {
     "skequinas.EquivariantNASClassifier": "the accuracy",
     "skequinas.EquivariantNASRegressor": "R2",
 }
-
-
-def _escape_attribute(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
-    """Keep an attribute's name within a type from being read as a link."""
-    lines[:] = [line.replace("(n_features_in_,)", "(``n_features_in_``,)") for line in lines]
-
-
-def setup(app: Sphinx) -> None:
-    """Called by Sphinx."""
-    app.connect("autodoc-process-docstring", _escape_attribute, priority=100)  # before numpydoc

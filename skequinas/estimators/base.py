@@ -12,19 +12,21 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, _fit_context, is_classifier
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_consistent_length, check_is_fitted, validate_data
+from sklearn.utils.validation import check_consistent_length, check_is_fitted
 from torch import Tensor, nn
 
 from skequinas.estimators.callbacks import CallbackSupportMixin
 from skequinas.estimators.export import ExportMixin
 from skequinas.estimators.parameters import Parameters, constraints_of
-from skequinas.estimators.preparation import prepare
+from skequinas.estimators.preparation import prepare, read_more
 from skequinas.estimators.session import Session
+from skequinas.estimators.units import checked_groups, units_of
 from skequinas.evidence.measures import Measures, layer_distances, measure
 from skequinas.evidence.report import LearnedSymmetry
-from skequinas.groups import is_foreign, parse_group
-from skequinas.io.images import Preprocessing, as_images, as_rows
+from skequinas.groups import PointGroup, is_foreign, parse_group
+from skequinas.io.images import Preprocessing, as_images
 from skequinas.nn.architecture import Architecture, default_architecture, paper_architecture
 from skequinas.nn.networks import EquivariantNetwork
 from skequinas.runtime.devices import resolve_device
@@ -56,7 +58,14 @@ class BaseEquivariantNAS(ExportMixin, CallbackSupportMixin, BaseEstimator, Param
     _n_samples: int
 
     @_fit_context(prefer_skip_nested_validation=False)
-    def fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
+    def fit(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        groups: ArrayLike | None = None,
+        validation_data: tuple[ArrayLike, ArrayLike] | None = None,
+    ) -> Self:
         """Search for the symmetry of the task, then train the chosen network on all of the data.
 
         Parameters
@@ -67,6 +76,13 @@ class BaseEquivariantNAS(ExportMixin, CallbackSupportMixin, BaseEstimator, Param
             Class labels, or one or several numbers for each image.
         sample_weight : array-like of shape (n,), optional
             How much each sample counts, in training and in validation. A sample of weight 0 is left out.
+        groups : array-like of shape (n,), optional
+            Which images are not independent of each other, by a label for each: the patient, the object, the field of
+            view. A group never stands on both sides of a split, and counts as one in every test of a symmetry. Copies
+            of an image, moved or not, are found without; images that are nearly copies too, with a warning.
+        validation_data : tuple (X, y), optional
+            What is held out for the search and for early stopping, instead of a ``validation_fraction`` of X; then all
+            of X is for training.
 
         Returns
         -------
@@ -74,15 +90,17 @@ class BaseEquivariantNAS(ExportMixin, CallbackSupportMixin, BaseEstimator, Param
         """
         monitor = Monitor(self.verbose, self.time_budget, self.callback)
         told: dict[str, Any] = {"estimator": self, "X": X, "y": y}
-        if sample_weight is not None:
-            told["metadata"] = {"sample_weight": sample_weight}
+        given = {"sample_weight": sample_weight, "groups": groups, "validation_data": validation_data}
+        metadata = {name: value for name, value in given.items() if value is not None}
+        if metadata:
+            told["metadata"] = metadata
         with fitting_state(), kept_memory():
             context = self._init_callback_context(max_subtasks=None)
             before = dict(vars(self))
             try:
                 context.call_on_fit_task_begin(**told)
                 monitor.hooks = partial(self._call_hooks, context, told)
-                self._fit(X, y, sample_weight, monitor)
+                self._fit(X, y, monitor, metadata)
             except BaseException:
                 self.__dict__.clear()  # a fit that fails leaves an earlier model as it was
                 self.__dict__.update(before)
@@ -90,7 +108,7 @@ class BaseEquivariantNAS(ExportMixin, CallbackSupportMixin, BaseEstimator, Param
             context.call_on_fit_task_end(**told, reconstruction_attributes=dict)
         return self
 
-    def _fit(self, X: Any, y: Any, sample_weight: Any, monitor: Monitor) -> None:
+    def _fit(self, X: Any, y: Any, monitor: Monitor, metadata: dict[str, Any]) -> None:
         search = resolve_search(self.search)
         earlier = copy.copy(self) if self.warm_start and hasattr(self, "module_") else None
         self.__dict__.pop("module_", None)
@@ -99,7 +117,7 @@ class BaseEquivariantNAS(ExportMixin, CallbackSupportMixin, BaseEstimator, Param
             self,
             X,
             y,
-            sample_weight,
+            **metadata,
             device=resolve_device(self.device),
             seed=self._seed,
             hold_out=self.early_stopping or not isinstance(search, NoSearch),
@@ -107,7 +125,7 @@ class BaseEquivariantNAS(ExportMixin, CallbackSupportMixin, BaseEstimator, Param
         )
         self.image_shape_, self.preprocessing_, split = prepared.image_shape, prepared.preprocessing, prepared.split
         self._n_samples = len(split.whole) if earlier is None else earlier._n_samples
-        architecture = self._initial_architecture(split.whole)
+        architecture = self._initial_architecture(split.whole, prepared.group)
         training = TrainingSettings(
             self.learning_rate,
             batch_size=self.batch_size,
@@ -120,7 +138,7 @@ class BaseEquivariantNAS(ExportMixin, CallbackSupportMixin, BaseEstimator, Param
         session = Session(search, split, training, epochs, self._seed, monitor)
         session.shrink_to_budget()
         if earlier is not None:
-            session.go_on(earlier.search_, earlier.network_)
+            session.go_on(earlier.search_, self._for_training(earlier.network_))
         try:
             with monitor.watching(session.n_batches(1 + search.cost())):
                 session.search_symmetry(self.n_jobs)
@@ -130,7 +148,7 @@ class BaseEquivariantNAS(ExportMixin, CallbackSupportMixin, BaseEstimator, Param
                     augment=self.augment == "continuous",
                 )
         except KeyboardInterrupt:
-            if not session.keep_best():
+            if self.on_interrupt == "raise" or not session.keep_best():
                 raise
             warnings.warn(
                 f"fit was interrupted; the model is the best network so far ({session.network.architecture}), trained "
@@ -138,7 +156,7 @@ class BaseEquivariantNAS(ExportMixin, CallbackSupportMixin, BaseEstimator, Param
                 stacklevel=4,
             )
         self.history_ = _columns(session.history)
-        self._report(session)
+        self._report(session, prepared.remark)
 
     def _call_hooks(self, context: Any, told: dict[str, Any], task: str, network: EquivariantNetwork) -> bool:
         """Pass the end of a generation or an epoch on to scikit-learn's callbacks. Whether one wants to stop."""
@@ -160,22 +178,25 @@ class BaseEquivariantNAS(ExportMixin, CallbackSupportMixin, BaseEstimator, Param
         rng = np.random.RandomState() if self.random_state is None else check_random_state(self.random_state)
         return int(rng.randint(np.iinfo(np.int32).max))
 
-    def _initial_architecture(self, data: DataPart) -> Architecture:
-        channels, size = data.images.shape[1], max(data.images.shape[2:])
-        n_outputs = self._n_outputs
+    def _initial_architecture(self, data: DataPart, group: PointGroup) -> Architecture:
+        channels, n_outputs = data.images.shape[1], self._n_outputs
+        height, width = data.images.shape[2:]
+        size = height if height == width else (height, width)
         if self.width is not None and self.architecture != "auto":
             raise ValueError(f"width={self.width} goes with architecture='auto' only. Set one of the two.")
         if isinstance(self.architecture, Architecture):
             given = self.architecture
-            if given.group != parse_group(self.group):
+            if given.group != group:
                 raise ValueError(
-                    f"architecture has the search group {given.group}, but group={str(self.group)!r}. Pass "
-                    f"group={given.group.name!r} too."
+                    f"architecture has the search group {given.group}, but group={str(self.group)!r}"
+                    + (f", of which {group.name} can move these images. " if group != parse_group(self.group) else ". ")
+                    + f"Pass group={given.group.name!r} too."
                 )
             if (given.image_size, given.in_channels, given.n_outputs) != (size, channels, n_outputs):
+                sides = given.image_shape
                 raise ValueError(
-                    f"architecture is for {given.in_channels} channels of {given.image_size}x{given.image_size} pixels "
-                    f"and {given.n_outputs} outputs; the data need {channels} channels of {size}x{size} pixels and "
+                    f"architecture is for {given.in_channels} channels of {sides[0]}x{sides[1]} pixels and "
+                    f"{given.n_outputs} outputs; the data need {channels} channels of {height}x{width} pixels and "
                     f"{n_outputs} outputs."
                 )
             for name, value in (("basis", self.basis), ("circular_mask", self.circular_mask)):
@@ -184,7 +205,6 @@ class BaseEquivariantNAS(ExportMixin, CallbackSupportMixin, BaseEstimator, Param
                         f"{name}={value!r}, but the architecture has {getattr(given, name)!r}. Leave {name}='auto'."
                     )
             return given
-        group = parse_group(self.group)
         mask = None if self.circular_mask == "auto" else bool(self.circular_mask)
         options: dict[str, Any] = {"basis": self.basis, "circular_mask": mask}
         if self.architecture == "paper":
@@ -192,10 +212,10 @@ class BaseEquivariantNAS(ExportMixin, CallbackSupportMixin, BaseEstimator, Param
         options |= {"n_samples": self._n_samples, "device": data.images.device, "width": self.width}
         return default_architecture(group, size, channels, n_outputs, **options)
 
-    def _report(self, session: Session) -> None:
+    def _report(self, session: Session, remark: str) -> None:
         """Set the fitted attributes that tell what was found."""
         search, split = session.search, session.split
-        self.network_ = session.network.eval()
+        self.network_ = self._for_user(session.network).eval()
         plain = self.network_.to_plain()
         self.architecture_ = self.network_.architecture
         self.n_parameters_ = self.architecture_.n_parameters
@@ -206,7 +226,10 @@ class BaseEquivariantNAS(ExportMixin, CallbackSupportMixin, BaseEstimator, Param
         measures = Measures.unknown(group)
         try:
             measures = measure(lambda x: self._respond(plain(x)), inputs, group, probabilities=is_classifier(self))
+            self._warn_of_constant(plain, inputs)
         except KeyboardInterrupt:
+            if session.interrupted or self.on_interrupt == "raise":
+                raise
             warnings.warn(
                 "fit was interrupted after the training: the change of the output is not measured.", stacklevel=5
             )
@@ -223,12 +246,25 @@ class BaseEquivariantNAS(ExportMixin, CallbackSupportMixin, BaseEstimator, Param
             layer_distances=layer_distances(self.network_),
             share_history=search.share_history_,
             regression=not is_classifier(self),
+            remark=remark,
         )
         # what is kept lies on the CPU, so that a model can be loaded where there is no GPU
-        search.pending_ = []
+        search.pending_, search.best_ = [], None
         for module in (self.network_, self.preprocessing_, *(e.network for e in search.population_)):
             module.cpu()
         self.module_ = plain.cpu()
+
+    def _warn_of_constant(self, network: nn.Module, inputs: Tensor) -> None:
+        """Say so where the network gives the same for every image, as after a training with too high a rate."""
+        with torch.inference_mode():
+            outputs = network(inputs[:EVALUATION_BATCH])
+        if bool((outputs == outputs[0]).all()) and bool((inputs != inputs[0]).any()):
+            warnings.warn(
+                f"The network gives the same output for every image: nothing was learned. Reduce "
+                f"learning_rate={self.learning_rate:g}, or weight_decay={self.weight_decay:g}, or train for longer.",
+                ConvergenceWarning,
+                stacklevel=5,
+            )
 
     def __getstate__(self) -> Any:
         """What is pickled: a group of another library, which may not be able to, becomes ours."""
@@ -243,15 +279,7 @@ class BaseEquivariantNAS(ExportMixin, CallbackSupportMixin, BaseEstimator, Param
 
     def _rows(self, X: Any) -> NDArray[Any]:
         """Images to predict for, as finite rows; they must be as those in `fit`."""
-        X, shape = as_rows(X)
-        X = validate_data(self, X, reset=False)
-        if shape is not None and shape != self.image_shape_:
-            raise ValueError(
-                f"X has images of shape {shape}, but {type(self).__name__} was fitted with images of shape "
-                f"{self.image_shape_}."
-            )
-        rows: NDArray[Any] = X
-        return rows
+        return read_more(self, X, self.image_shape_)
 
     def _outputs(self, X: ArrayLike) -> NDArray[np.float64]:
         """The responses of the network to X, in float64."""
@@ -263,15 +291,24 @@ class BaseEquivariantNAS(ExportMixin, CallbackSupportMixin, BaseEstimator, Param
             network = copy.deepcopy(network).to(device)
         with worker_threads(), no_autocast(), torch.inference_mode():
             parts = [self._respond(network(x.to(device))) for x in images.split(EVALUATION_BATCH)]
-            return torch.cat(parts).double().cpu().numpy()
+            outputs: NDArray[np.float64] = torch.cat(parts).double().cpu().numpy()
+        if not np.isfinite(outputs).all():
+            row = int(np.flatnonzero(~np.isfinite(outputs).all(axis=1))[0])
+            raise ValueError(
+                f"X has values so large that the network's outputs are not finite (row {row}). Scale X as it was in "
+                "fit."
+            )
+        return outputs
 
-    def _held_out(self, X: ArrayLike, y: ArrayLike) -> DataPart:
+    def _held_out(self, X: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None) -> DataPart:
         """Images and targets that were not in `fit`, as the fitted network takes them."""
         check_is_fitted(self)
         X = self._rows(X)
         check_consistent_length(X, y)
         targets = self._known_targets(np.asarray(y))
-        return DataPart(as_images(X, self.image_shape_), targets, self.preprocessing_, self.objective)
+        images = as_images(X, self.image_shape_)
+        units = units_of(images, checked_groups(groups, X), self.architecture_.group)
+        return DataPart(images, targets, self.preprocessing_, self.objective, units=units)
 
     def _prediction_device(self) -> torch.device:
         """The device to predict on: a model that was trained with CUDA predicts without it too."""
@@ -306,8 +343,20 @@ class BaseEquivariantNAS(ExportMixin, CallbackSupportMixin, BaseEstimator, Param
         """The targets of other images, encoded as those in `fit` were."""
 
     @abstractmethod
-    def _strata(self, y: NDArray[Any], n_validation: int) -> NDArray[Any] | None:
-        """The labels whose shares the split keeps, if any."""
+    def _strata(self, targets: NDArray[Any], n_validation: int) -> NDArray[Any] | None:
+        """The encoded targets whose shares the split keeps, if any."""
+
+    @abstractmethod
+    def _for_user(self, network: EquivariantNetwork) -> EquivariantNetwork:
+        """The network with its outputs as users know them, not as they were coded for training."""
+
+    @abstractmethod
+    def _for_training(self, network: EquivariantNetwork) -> EquivariantNetwork:
+        """The inverse of `_for_user`."""
+
+    @abstractmethod
+    def _as_trained(self, targets: Tensor) -> Tensor:
+        """Targets of `_known_targets` as they are coded for training."""
 
     @abstractmethod
     def _respond(self, outputs: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from skequinas.estimators.base import BaseEquivariantNAS
 from skequinas.estimators.parameters import ClassifierParameters, constraints_of, documented
 from skequinas.estimators.preparation import relative_weights
+from skequinas.nn.networks import EquivariantNetwork
 from skequinas.training import CLASSIFICATION
 
 __all__ = ["EquivariantNASClassifier"]
@@ -56,6 +58,7 @@ class EquivariantNASClassifier(ClassifierMixin, BaseEquivariantNAS, ClassifierPa
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = constraints_of(ClassifierParameters)
     objective = CLASSIFICATION
     classes_: NDArray[Any]
+    _class_order: NDArray[np.int64]
 
     @property
     def _n_outputs(self) -> int:
@@ -68,6 +71,7 @@ class EquivariantNASClassifier(ClassifierMixin, BaseEquivariantNAS, ClassifierPa
     def _weighted(self, y: NDArray[Any], weights: NDArray[np.float64] | None) -> NDArray[np.float64] | None:
         if self.class_weight is None:
             return weights
+        self._check_class_weight(y)
         counts = np.ones(len(y), dtype=bool) if weights is None else weights > 0
         of_classes = np.zeros(len(y))
         if isinstance(self.class_weight, str):  # "balanced" among the samples that count
@@ -83,14 +87,20 @@ class EquivariantNASClassifier(ClassifierMixin, BaseEquivariantNAS, ClassifierPa
             )
         return relative_weights(of_classes if weights is None else of_classes * weights)
 
+    def _check_class_weight(self, y: NDArray[Any]) -> None:
+        if not isinstance(self.class_weight, dict):
+            return
+        classes = np.unique(y).tolist()
+        weights: dict[object, object] = dict(self.class_weight)
+        for label, weight in weights.items():
+            if label not in classes:
+                raise ValueError(f"class_weight names {label!r}, which is no class of y; its classes are {classes}.")
+            if isinstance(weight, bool) or not isinstance(weight, Real):
+                raise ValueError(f"class_weight[{label!r}]={weight!r} must be a number >= 0.")
+
     def _encode_targets(self, y: NDArray[Any], weights: NDArray[np.float64] | None, earlier: Self | None) -> Tensor:
-        words = np.array([isinstance(label, str) for label in y]) if y.dtype == object else np.zeros(1)
-        if words.any() and not words.all():
-            kinds = ", ".join(sorted({type(label).__name__ for label in y}))
-            raise TypeError(
-                f"y mixes labels of types that have no order ({kinds}). Convert them to one type, such as strings."
-            )
-        check_classification_targets(y)
+        """Classes are coded by first appearance, so that their names change nothing; `_for_user` restores the order."""
+        self._check_labels(y)
         encoder = LabelEncoder()
         codes = encoder.fit_transform(y)
         present = codes if weights is None else codes[weights > 0]
@@ -98,7 +108,7 @@ class EquivariantNASClassifier(ClassifierMixin, BaseEquivariantNAS, ClassifierPa
             raise ValueError(
                 "Classifier can't train when only one class is present: "
                 f"{'y' if len(present) == len(y) else 'y where the weights are positive'} holds "
-                f"{encoder.classes_[present[0]]!r} alone. Add samples of at least one other class."
+                f"{encoder.classes_[present[0]].tolist()!r} alone. Add samples of at least one other class."
             )
         if earlier is not None and not np.array_equal(earlier.classes_, encoder.classes_):
             raise ValueError(
@@ -106,7 +116,37 @@ class EquivariantNASClassifier(ClassifierMixin, BaseEquivariantNAS, ClassifierPa
                 "Set warm_start=False to start anew."
             )
         self.classes_ = encoder.classes_
-        return torch.from_numpy(codes.astype(np.int64))
+        # those without a sample that counts come last
+        appearing = np.concatenate([present, codes])
+        first = np.unique(appearing, return_index=True)[1]
+        self._class_order = np.argsort(first) if earlier is None else earlier._class_order
+        return self._as_trained(torch.from_numpy(codes.astype(np.int64)))
+
+    @staticmethod
+    def _check_labels(y: NDArray[Any]) -> None:
+        if y.dtype == object:
+            missing = [label for label in y if label is None or (isinstance(label, float) and label != label)]
+            if missing:
+                raise ValueError(
+                    f"y holds {missing[0]} among its labels. Leave out images without a label, or give them one, such "
+                    "as 'unknown'."
+                )
+            words = np.array([isinstance(label, str) for label in y])
+            if words.any() and not words.all():
+                kinds = ", ".join(sorted({type(label).__name__ for label in y}))
+                raise TypeError(
+                    f"y mixes labels of types that have no order ({kinds}). Convert them to one type, such as strings."
+                )
+        check_classification_targets(y)
+
+    def _as_trained(self, targets: Tensor) -> Tensor:
+        return torch.from_numpy(np.argsort(self._class_order))[targets]
+
+    def _for_user(self, network: EquivariantNetwork) -> EquivariantNetwork:
+        return network.with_outputs(torch.from_numpy(np.argsort(self._class_order)))
+
+    def _for_training(self, network: EquivariantNetwork) -> EquivariantNetwork:
+        return network.with_outputs(torch.from_numpy(self._class_order))
 
     def _known_targets(self, y: NDArray[Any]) -> Tensor:
         y = column_or_1d(y)
@@ -115,17 +155,19 @@ class EquivariantNASClassifier(ClassifierMixin, BaseEquivariantNAS, ClassifierPa
             raise ValueError(f"y holds labels that were not seen in fit: {np.unique(y[~known])}. Leave them out.")
         return torch.from_numpy(np.searchsorted(self.classes_, y))
 
-    def _strata(self, y: NDArray[Any], n_validation: int) -> NDArray[Any] | None:
-        codes, counts = np.unique(y, return_inverse=True, return_counts=True)[1:]
+    def _strata(self, targets: NDArray[Any], n_validation: int) -> NDArray[Any] | None:
+        codes, counts = np.unique(targets, return_inverse=True, return_counts=True)[1:]
         strata = np.where(counts[codes] < 2, counts.argmax(), codes)  # a single sample goes with the largest class
-        possible = len(np.unique(strata)) <= min(n_validation, len(y) - n_validation)
+        possible = len(np.unique(strata)) <= min(n_validation, len(targets) - n_validation)
         return strata if possible and counts.max() >= 2 else None
 
     def _output_layer(self) -> nn.Module:
         return nn.Softmax(1)
 
     def _respond(self, outputs: Tensor) -> Tensor:
-        return outputs.softmax(1)
+        # summed in the order of the training: names of classes change no bit
+        order = torch.from_numpy(self._class_order).to(outputs.device)
+        return outputs[:, order].softmax(1)[:, order.argsort()]
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
         """The probability of every class.

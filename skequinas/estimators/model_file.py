@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from os import PathLike
 from typing import Any
@@ -15,12 +16,12 @@ from skequinas.estimators.base import BaseEquivariantNAS
 from skequinas.estimators.classifier import EquivariantNASClassifier
 from skequinas.estimators.regressor import EquivariantNASRegressor
 from skequinas.evidence.report import LearnedSymmetry
-from skequinas.evidence.verdict import Evidence
+from skequinas.evidence.verdict import evidence_from_json
 from skequinas.groups import PointGroup, Subgroup, parse_group
-from skequinas.io.files import array_from_json, array_to_json, read_file, write_file
+from skequinas.io.files import array_from_json, array_to_json, read_file, reading, write_file
 from skequinas.io.images import Preprocessing, as_images
 from skequinas.nn.architecture import Architecture
-from skequinas.nn.networks import EquivariantNetwork
+from skequinas.nn.networks import network_from_state
 from skequinas.runtime.process import fitting_state
 from skequinas.search import Search
 from skequinas.search.registry import SEARCHES
@@ -94,9 +95,11 @@ def save(model: BaseEquivariantNAS, path: str | PathLike[str]) -> None:
         state["feature_names_in"] = array_to_json(model.feature_names_in_)
     if isinstance(model, EquivariantNASClassifier):
         state["classes"] = array_to_json(model.classes_)
+        state["class_order"] = model._class_order.tolist()
     if isinstance(model, EquivariantNASRegressor):
         scaler = model.target_scaler_
         state["flat_target"] = model._flat_target
+        state["signs"] = model._signs.tolist()
         state["target_scaler"] = {
             name: array_to_json(np.asarray(getattr(scaler, name))) for name in _SCALER if hasattr(scaler, name)
         }
@@ -120,11 +123,11 @@ def load(path: str | PathLike[str]) -> BaseEquivariantNAS:
 
     Raises
     ------
-    ValueError
-        When the file is damaged, foreign, or written by a newer version.
+    FileError
+        A ValueError: when the file is damaged, foreign, forged, or written by a newer version.
     """
     state, tensors = read_file(path, "model")
-    with fitting_state():
+    with fitting_state(), reading(path, "model"):
         return _restored(state, tensors)
 
 
@@ -143,27 +146,69 @@ def _restored(state: dict[str, Any], tensors: dict[str, torch.Tensor]) -> BaseEq
     model.n_parameters_ = model.architecture_.n_parameters
     model.history_ = {name: array_from_json(column) for name, column in state["history"].items()}
     model.search_results_ = {name: array_from_json(column) for name, column in state["search_results"].items()}
-    learned = state["learned_symmetry"]
-    if learned["evidence"] is not None:
-        learned["evidence"] = {name: Evidence(*values) for name, values in learned["evidence"].items()}
-    model.learned_symmetry_ = LearnedSymmetry(**learned)
+    model.learned_symmetry_ = _restored_symmetry(state["learned_symmetry"], model.architecture_)
     model.search_ = _searches()[state["search"]["search"]].from_state(state["search"], part("search/"))
-    model.network_ = EquivariantNetwork(model.architecture_)
-    model.network_.load_state_dict(part("network/"))
-    model.network_.eval()
-    blank = as_images(np.zeros((1, model.n_features_in_), dtype=np.float32), model.image_shape_)
-    model.preprocessing_ = Preprocessing(blank)
-    model.preprocessing_.load_state_dict(part("preprocessing/"))
+    model.network_ = network_from_state(model.architecture_, part("network/"))
+    model.preprocessing_ = Preprocessing.from_state(part("preprocessing/"))
+    _check_images(model)
     model.module_ = model.network_.to_plain()
+    n_outputs = model.architecture_.n_outputs
     if isinstance(model, EquivariantNASClassifier):
         model.classes_ = array_from_json(state["classes"])
+        model._class_order = np.array(state["class_order"], dtype=np.int64)
+        if model.classes_.shape != (n_outputs,) or sorted(state["class_order"]) != list(range(n_outputs)):
+            raise ValueError(f"there are {n_outputs} outputs, but classes of shape {model.classes_.shape}")
     if isinstance(model, EquivariantNASRegressor):
         model._flat_target = state["flat_target"]
         model.target_scaler_ = StandardScaler()
         for name, value in state["target_scaler"].items():
             array = array_from_json(value)
             setattr(model.target_scaler_, name, array if array.ndim else array.item())
+        model._signs = np.array(state["signs"], dtype=np.float32)
+        for values in (model._signs, model.target_scaler_.scale_, model.target_scaler_.mean_):
+            if values.shape != (n_outputs,) or not np.isfinite(values).all():
+                raise ValueError(f"there are {n_outputs} outputs, but a scaler of targets of shape {values.shape}")
     return model
+
+
+def _check_images(model: BaseEquivariantNAS) -> None:
+    """Raise an error unless image shape, network and preprocessing belong together."""
+    shape, architecture = model.image_shape_, model.architecture_
+    if not all(type(s) is int and s > 0 for s in shape) or len(shape) not in (2, 3):
+        raise ValueError(f"{shape} is no image shape")
+    channels, height, width = as_images(np.zeros((0, math.prod(shape)), dtype=np.float32), shape).shape[1:]
+    if (height, width) != architecture.image_shape or channels != architecture.in_channels:
+        raise ValueError(f"images of shape {shape} do not suit a network for {architecture.image_shape}")
+    if model.preprocessing_.mean.shape != (channels, 1, 1) or not 0 < model.n_features_in_ <= math.prod(shape):
+        raise ValueError(f"the preprocessing, or n_features_in={model.n_features_in_}, is not for images of {shape}")
+
+
+def _restored_symmetry(values: dict[str, Any], architecture: Architecture) -> LearnedSymmetry:
+    """What was learned, from plain values whose names are compared with those of the architecture's group."""
+    group = architecture.group
+    names = {h.name for h in group.subgroups}
+    elements = {group.element_name(g) for g in group.elements}
+    layers = dict(zip(architecture.layer_names, architecture.constraint_names, strict=True))
+    values = dict(values)
+    if values["evidence"] is not None:
+        values["evidence"] = evidence_from_json(values["evidence"], group)
+    by_layer = [values[name] or {} for name in ("layer_weights", "layer_distances", "share_history")]
+    sound = (
+        values["search_group"] == group.name
+        and values["group"] == architecture.symmetry.name
+        and values["constraints"] == layers
+        and all(set(values[name] or elements) == elements for name in ("measured_change", "effective_invariance"))
+        and all(set(own) <= set(layers) and all(set(row) <= names for row in own.values()) for own in by_layer)
+        and isinstance(values["regression"], bool)
+        and isinstance(values["remark"], str)
+    )
+    if not sound:
+        raise ValueError(f"what was learned does not belong to an architecture with the search group {group.name}")
+    for name in ("measured_change", "effective_invariance"):
+        if values[name] is not None:
+            values[name] = {element: float(value) for element, value in values[name].items()}
+    values["level"], values["lie_derivative"] = float(values["level"]), float(values["lie_derivative"])
+    return LearnedSymmetry(**values)
 
 
 def _encode(name: str, value: Any) -> Any:

@@ -151,7 +151,14 @@ class Parameters:
         "callable or None",
         [callable, None],
         """Called with a `FitProgress` after each generation of the search and each epoch of the final training. When it
-        returns True, the search, or the training, ends there.""",
+        returns a true value, the search, or the training, ends there.""",
+    )
+    on_interrupt: str = _parameter(
+        "keep",
+        '{"keep", "raise"}',
+        [StrOptions({"keep", "raise"})],
+        """What Ctrl-C does: "keep" ends ``fit`` with the best network so far and a warning (a second one raises);
+        "raise" raises ``KeyboardInterrupt``, as loops over many fits want it.""",
     )
     device: str = _parameter(
         "auto", "str", [str], '"auto" is CUDA when available, else the CPU; or "cpu", "cuda", "cuda:1".'
@@ -217,7 +224,7 @@ search_ : Search
     The search with its last population.
 n_features_in_ : int
     Values in one image.
-feature_names_in_ : ndarray of shape (n_features_in_,)
+feature_names_in_ : ndarray of str
     The names of the columns, where X was a table whose columns all have strings as names.
 image_shape_ : tuple of int
     How one sample is read."""

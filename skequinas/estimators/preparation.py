@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import copy
+import math
+import warnings
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.model_selection import train_test_split
-from sklearn.utils.validation import _check_sample_weight, validate_data
+from sklearn.utils.validation import _check_sample_weight, check_consistent_length, validate_data
 from torch import Tensor
 
-from skequinas.groups import PointGroup, parse_group, pixel_elements
-from skequinas.io.images import Preprocessing, as_images, as_rows, infer_image_shape
-from skequinas.nn.transforms import transform_images
+from skequinas.estimators.units import checked_groups, distinct, units_of
+from skequinas.groups import PointGroup, group_on_images, parse_group
+from skequinas.io.images import Preprocessing, as_array, as_images, as_rows, infer_image_shape
 from skequinas.training import DataPart, Objective, Split
+from skequinas.training.units import numbered
 
-__all__ = ["Prepared", "Task", "prepare", "relative_weights"]
+__all__ = ["Prepared", "Task", "prepare", "read_more", "relative_weights"]
 
 
 class Task(Protocol):
@@ -43,8 +45,16 @@ class Task(Protocol):
         """The targets as the objective takes them; sets what `predict` needs to go back."""
         ...
 
-    def _strata(self, y: NDArray[Any], n_validation: int) -> NDArray[Any] | None:
-        """The labels whose shares the split keeps, if any."""
+    def _known_targets(self, y: NDArray[Any]) -> Tensor:
+        """The targets of other images, encoded as those in `fit` were."""
+        ...
+
+    def _as_trained(self, targets: Tensor) -> Tensor:
+        """Targets of `_known_targets` as `_encode_targets` codes them."""
+        ...
+
+    def _strata(self, targets: NDArray[Any], n_validation: int) -> NDArray[Any] | None:
+        """The encoded targets whose shares the split keeps, if any."""
         ...
 
 
@@ -60,18 +70,26 @@ class Prepared:
         The data of positive weight, and their parts for training and validation, if some are to be held out.
     preprocessing : Preprocessing
         From raw images to inputs of a network.
+    group : PointGroup
+        The group to search in: of the user's group what can move such images.
+    remark : str
+        Why that is less than the user's, or "".
     """
 
     image_shape: tuple[int, ...]
     split: Split
     preprocessing: Preprocessing
+    group: PointGroup
+    remark: str
 
 
 def prepare(
     task: Task,
     X: Any,
     y: Any,
-    sample_weight: Any,
+    sample_weight: Any = None,
+    groups: Any = None,
+    validation_data: Any = None,
     *,
     device: torch.device,
     seed: int,
@@ -84,7 +102,7 @@ def prepare(
     ----------
     task : estimator
         The one that is fitted. It learns the names of its features and the encoding of its targets.
-    X, y, sample_weight
+    X, y, sample_weight, groups, validation_data
         As ``fit`` takes them.
     device : torch.device
         Where images and targets are to lie.
@@ -95,16 +113,18 @@ def prepare(
     earlier : estimator, optional
         The earlier fit that this one goes on with: images must have its shape, and are standardised as there.
     """
-    n_min = 4 if hold_out else 2  # two samples on either side
+    held_out = hold_out and validation_data is None
+    n_min = 4 if held_out else 2  # two samples on either side
     X, shape = as_rows(X)
-    X, y = validate_data(task, X, y, ensure_min_samples=n_min, **task._target_checks)
+    X, y = _validated(task, X, as_array(y, "y"), ensure_min_samples=n_min, **task._target_checks)
     image_shape = infer_image_shape(shape or X.shape[1:], task.image_shape)
     if earlier is not None and earlier.image_shape_ != image_shape:
         raise ValueError(
             f"warm_start=True needs images of the shape of the earlier fit, {earlier.image_shape_}; X has images of "
             f"shape {image_shape}. Set warm_start=False to start anew."
         )
-    images = as_images(X, image_shape)
+    images, labels = as_images(X, image_shape), checked_groups(groups, X)
+    group, remark = _searched_group(task.group, X.shape[1], image_shape, images)
     weights = task._weighted(y, _given_weights(X, sample_weight))
     targets = task._encode_targets(y, weights, earlier)
     importance = None
@@ -117,21 +137,130 @@ def prepare(
             )
         if len(kept) < len(weights):
             rows = torch.from_numpy(kept)
-            images, targets, y, weights = images[rows], targets[rows], y[kept], weights[kept]
+            images, targets, weights = images[rows], targets[rows], weights[kept]
+            labels = None if labels is None else numbered(labels[kept])
         importance = torch.from_numpy((weights / weights.mean()).astype(np.float32)).to(device)
+    units = units_of(images, labels, group) if hold_out else None
     images = images.to(device)
     preprocessing = Preprocessing(images) if earlier is None else copy.deepcopy(earlier.preprocessing_)
     preprocessing.to(device)
-    whole = DataPart(images, targets.to(device), preprocessing, task.objective, importance)
-    split = _held_out(task, whole, y, seed) if hold_out else Split(whole, whole, None)
-    return Prepared(image_shape, split, preprocessing)
+    whole = DataPart(images, targets.to(device), preprocessing, task.objective, importance, units)
+    split = Split(whole, whole, None)
+    if held_out:
+        split = _held_out(task, whole, seed, named=labels is not None)
+    elif validation_data is not None:
+        split = Split(whole, whole, _given_validation(task, validation_data, image_shape, whole, group))
+    return Prepared(image_shape, split, preprocessing, group, remark)
+
+
+def read_more(task: Any, X: Any, image_shape: tuple[int, ...], argument: str = "X") -> NDArray[Any]:
+    """Images of another array as finite rows; they must be as those in `fit`."""
+    X, shape = as_rows(X, argument)
+    if shape is not None and shape != image_shape:
+        one = f" For a single image pass {argument}[None]." if shape == image_shape[1:] else ""
+        raise ValueError(
+            f"{argument} has images of shape {shape}, but {type(task).__name__} was fitted with images of shape "
+            f"{image_shape}.{one}"
+        )
+    rows: NDArray[Any] = _validated(task, X, argument=argument, reset=False)
+    return rows
+
+
+def _validated(task: Any, X: Any, y: Any = None, *, argument: str = "X", **checks: Any) -> Any:
+    """What scikit-learn checks, with words for those who have images."""
+    try:
+        return (
+            validate_data(task, X, **checks)
+            if y is None and not checks.get("reset", True)
+            else validate_data(task, X, y, **checks)
+        )
+    except (ValueError, TypeError) as error:
+        _explain(argument, X, "Fill missing pixels, as with numpy.nan_to_num, or leave such images out.")
+        if checks.get("y_numeric") and y is not None:
+            _explain("y", y, "A regressor needs numbers; for labels there is EquivariantNASClassifier.")
+        raise error
+
+
+def _explain(argument: str, values: Any, remedy: str) -> None:
+    """Raise an error for values that are no finite numbers, if that is what they are."""
+    array = np.asarray(values)
+    if array.dtype.kind in "OUS":
+        words = [v for v in array.ravel().tolist() if isinstance(v, str | bytes)]
+        unreadable = [v for v in words if not _is_number(v)]
+        if unreadable:
+            raise ValueError(
+                f"{argument} holds text, such as {unreadable[0]!r}, where numbers are needed. "
+                + (remedy if argument == "y" else "Convert it, or leave such columns out.")
+            ) from None
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        kind = "NaN" if np.isnan(array).any() else "infinity"
+        raise ValueError(f"Input {argument} contains {kind}. {remedy}") from None
+
+
+def _is_number(text: str | bytes) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _searched_group(asked: Any, n_values: int, image_shape: tuple[int, ...], images: Tensor) -> tuple[PointGroup, str]:
+    """Of a group what can move these images, and why that is less."""
+    whole, (height, width) = parse_group(asked), images.shape[2:]
+    padded = n_values < math.prod(image_shape)
+    group = PointGroup(1) if padded else group_on_images(whole, height, width)
+    if group == whole:
+        return group, ""
+    if padded:
+        remark = (
+            f"rows of {n_values} values are no square image of one or three channels (they were filled up with zeros "
+            f"to {height}x{width})"
+        )
+        remedy = "If they are images, pass image_shape=(height, width) or (height, width, channels)."
+    else:
+        remark = f"images of {height}x{width} pixels cannot be moved by all of {whole.name}"
+        remedy = "Crop or pad them to squares to consider it."
+    warnings.warn(f"{remark[0].upper()}{remark[1:]}: group={group.name!r} is considered. {remedy}", stacklevel=2)
+    return group, remark
+
+
+def _given_validation(
+    task: Task, given: Any, image_shape: tuple[int, ...], whole: DataPart, group: PointGroup
+) -> DataPart:
+    """The user's validation data, as those in `fit` are taken."""
+    if not isinstance(given, tuple | list) or len(given) != 2:
+        raise ValueError("validation_data must be a tuple (X, y) of images and targets as in fit.")
+    X = read_more(task, given[0], image_shape, "validation_data[0]")
+    y = np.asarray(as_array(given[1], "validation_data[1]"))
+    check_consistent_length(X, y)
+    if len(X) < 2:
+        raise ValueError(f"validation_data holds {len(X)} image; give at least two.")
+    weights = task._weighted(y, None)
+    importance = None if weights is None else torch.from_numpy((weights / weights.mean()).astype(np.float32))
+    images, device = as_images(X, image_shape), whole.images.device
+    both = torch.cat([whole.images.cpu().double(), images.double()])
+    copy_of = distinct(both, group)[1]
+    n_seen = int(np.isin(copy_of[len(whole) :], copy_of[: len(whole)]).sum())
+    if n_seen:
+        warnings.warn(
+            f"{n_seen} of {len(X)} images in validation_data are copies of images in X, moved or not: what a network "
+            "says of images that it has seen is no evidence. Leave them out of one of the two.",
+            stacklevel=2,
+        )
+    units = units_of(images, None, group)
+    targets = task._as_trained(task._known_targets(y)).to(device)
+    importance = None if importance is None else importance.to(device)
+    return DataPart(images.to(device), targets, whole.preprocess, whole.objective, importance, units)
 
 
 def _given_weights(X: NDArray[Any], sample_weight: Any) -> NDArray[np.float64] | None:
     """The sample weights, not negative and not all zero, or None."""
     if sample_weight is None:
         return None
-    weights: NDArray[np.float64] = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+    weights: NDArray[np.float64] = _check_sample_weight(
+        as_array(sample_weight, "sample_weight"), X, dtype=np.float64, ensure_non_negative=True
+    )
     if not weights.any():
         raise ValueError("sample_weight is zero for every sample. Give some samples a positive weight.")
     return relative_weights(weights)
@@ -144,32 +273,23 @@ def relative_weights(weights: NDArray[np.float64]) -> NDArray[np.float64]:
     return relative
 
 
-def _held_out(task: Task, whole: DataPart, y: NDArray[Any], seed: int) -> Split:
-    """Hold a part of the data out, with at least two samples on either side.
+def _held_out(task: Task, whole: DataPart, seed: int, *, named: bool) -> Split:
+    """Hold a part of the data out, with at least two units on either side, none of which is divided.
 
-    Copies of an image, moved or not, stay together: a network that has seen one is no witness about another.
+    A network that has seen one image of a unit is no witness about another.
     """
-    first, copy_of = _distinct(whole.images, parse_group(task.group))
-    if len(first) < 4:  # too few to be kept apart
-        first = copy_of = np.arange(len(whole))
+    units = np.arange(len(whole)) if whole.units is None else whole.units
+    if whole.n_units < 4:
+        if named:
+            raise ValueError(
+                f"groups holds {whole.n_units} groups, but at least 4 are needed, so that two can be held out. Use "
+                "search='none' without early stopping, or pass validation_data."
+            )
+        units = np.arange(len(whole))  # copies, but too few to be kept apart
+    first = np.unique(units, return_index=True)[1]
     n = len(first)
     n_validation = min(n - 2, max(2, round(task.validation_fraction * n)))
-    parts = train_test_split(
-        np.arange(n), test_size=n_validation, stratify=task._strata(y[first], n_validation), random_state=seed
-    )
-    training, validation = (whole.subset(np.flatnonzero(np.isin(copy_of, part))) for part in parts)
+    strata = task._strata(whole.targets[torch.from_numpy(first).to(whole.targets.device)].cpu().numpy(), n_validation)
+    parts = train_test_split(np.arange(n), test_size=n_validation, stratify=strata, random_state=seed)
+    training, validation = (whole.subset(np.flatnonzero(np.isin(units, part))) for part in parts)
     return Split(whole, training, validation)
-
-
-def _distinct(images: Tensor, group: PointGroup) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The first of every set of images that are copies of each other, moved or not, and to which set each belongs."""
-    images, keys = images.cpu(), []
-    for g in pixel_elements(group):
-        moved = transform_images(images, group, g).contiguous().numpy()
-        keys.append([int.from_bytes(blake2b(image.tobytes(), digest_size=8).digest(), "little") for image in moved])
-    lowest = np.array(keys, dtype=np.uint64).min(0)
-    _, first, copy_of = np.unique(lowest, return_index=True, return_inverse=True)
-    order = np.argsort(first)  # numbered by the first of each, so that without copies nothing is reordered
-    place = np.empty_like(order)
-    place[order] = np.arange(len(order))
-    return first[order], place[copy_of]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from skequinas.estimators.base import BaseEquivariantNAS
 from skequinas.estimators.parameters import documented
-from skequinas.nn.networks import undrawn
+from skequinas.nn.networks import EquivariantNetwork, undrawn
 from skequinas.training import REGRESSION
 
 __all__ = ["EquivariantNASRegressor"]
@@ -32,6 +32,8 @@ class EquivariantNASRegressor(RegressorMixin, BaseEquivariantNAS):
 
     Attributes
     ----------
+    target_scaler_ : StandardScaler
+        From targets to what the network is trained for, and back.
     {attributes}
 
     References
@@ -51,6 +53,8 @@ class EquivariantNASRegressor(RegressorMixin, BaseEquivariantNAS):
 
     objective = REGRESSION
     target_scaler_: StandardScaler
+    _signs: NDArray[np.float32]
+    _flat_target: bool
 
     @property
     def _n_outputs(self) -> int:
@@ -74,7 +78,22 @@ class EquivariantNASRegressor(RegressorMixin, BaseEquivariantNAS):
             scaled = self.target_scaler_.transform(columns).astype(np.float32)
         if not (np.isfinite(scaled).all() and np.isfinite(self.target_scaler_.scale_).all()):
             raise ValueError("y has values so large that their squares overflow. Scale y to a smaller range.")
-        return torch.from_numpy(scaled)
+        # coded so that the first that is not the mean is positive: negated targets give the same network
+        if earlier is None:
+            counted = scaled if weights is None else scaled[weights > 0]
+            first = (counted != 0).argmax(0)
+            self._signs = np.where(np.take_along_axis(counted, first[None], 0)[0] < 0, -1.0, 1.0).astype(np.float32)
+        else:
+            self._signs = earlier._signs
+        return self._as_trained(torch.from_numpy(scaled))
+
+    def _as_trained(self, targets: Tensor) -> Tensor:
+        return targets * torch.from_numpy(self._signs)
+
+    def _for_user(self, network: EquivariantNetwork) -> EquivariantNetwork:
+        return network.with_outputs(torch.arange(len(self._signs)), torch.from_numpy(self._signs))
+
+    _for_training = _for_user
 
     def _known_targets(self, y: NDArray[Any]) -> Tensor:
         columns = y.reshape(len(y), -1).astype(np.float64)
@@ -82,7 +101,7 @@ class EquivariantNASRegressor(RegressorMixin, BaseEquivariantNAS):
             raise ValueError(f"y has {columns.shape[1]} targets for each image; in fit there were {self._n_outputs}.")
         return torch.from_numpy(self.target_scaler_.transform(columns).astype(np.float32))
 
-    def _strata(self, y: NDArray[Any], n_validation: int) -> NDArray[Any] | None:
+    def _strata(self, targets: NDArray[Any], n_validation: int) -> NDArray[Any] | None:
         return None
 
     def __sklearn_tags__(self) -> Any:

@@ -18,6 +18,7 @@ from skequinas.nn.transforms import RandomTurns
 from skequinas.search import NoSearch, Search, run_search
 from skequinas.training import DivergenceError, Monitor, Split, TrainingSettings, evaluate, mean_with_error, train
 from skequinas.training.data import n_steps
+from skequinas.training.loop import refresh_statistics
 
 __all__ = ["MEASURED_IMAGES", "Session"]
 
@@ -39,6 +40,7 @@ class Session:
         self._earlier_network: EquivariantNetwork | None = None
         self._step_seconds = self._report_seconds = 0.0
         self.n_measured = MEASURED_IMAGES
+        self.interrupted = False
 
     def n_batches(self, trainings: float) -> int:
         """The mini-batches of so many full trainings."""
@@ -187,9 +189,14 @@ class Session:
         return RandomTurns(symmetry.mirror is not None, self.seed)
 
     def keep_best(self) -> bool:
-        """After an interruption: the best of the search's choice, the network in training and an earlier fit's."""
+        """After an interruption: the best of all networks evaluated, the one in training and an earlier fit's."""
+        self.interrupted = True
         chosen = self.search.result()
         networks = [] if chosen is None else [chosen.network]
+        if chosen is not None and all(chosen.network is not e.network for e in self.search.population_):
+            refresh_statistics(chosen.network, self.split.whole, self.training.batch_size)  # it was projected just now
+        if self.search.best is not None:
+            networks.append(self.search.best.network)
         if self.history:
             networks.append(self.network)
         if self._earlier_network is not None:

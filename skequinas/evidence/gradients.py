@@ -34,7 +34,7 @@ def score_gradients(network: EquivariantNetwork, data: DataPart, n_batches: int)
     dense = inherit(network, network.architecture.with_constraints((trivial,) * network.architecture.n_layers)).eval()
     weights = [layer.weights.weight for layer in dense.convolutions]
     gradients: list[list[Tensor]] = [[] for _ in weights]
-    for rows in torch.arange(len(data), device=data.images.device).tensor_split(n_batches):
+    for rows in data.parts(n_batches):
         found = torch.autograd.grad(data.batch(rows).loss(dense, data.objective), weights)
         for own, gradient in zip(gradients, found, strict=True):
             own.append(gradient.flatten(1))
@@ -68,7 +68,7 @@ def relaxation_p_values(
     rng : Generator
         Draws the signs.
     """
-    n_batches = min(_BATCHES, len(data))
+    n_batches = min(_BATCHES, data.n_units)
     signs = np.concatenate([np.ones((1, n_batches)), rng.choice([-1.0, 1.0], size=(_SIGNS, n_batches))])
     p_values = {}
     layers = zip(network.convolutions, score_gradients(network, data, n_batches), strict=True)

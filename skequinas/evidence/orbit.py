@@ -9,10 +9,11 @@ observed is any of them, with equal probability, whatever the network. So
 how sure one would be, by label and network, that the image stands as it was taken, has the mean 1/\|H\|. A
 larger mean is evidence against H. The test is exact: move every held-out image by a random element of H, again and
 again; the share of moves that give as large a mean is the p-value. (Images are moved in up to 256 blocks, which is as
-valid and costs less. A network's confidence, or the variance of its errors in a regression, is first scaled so that
-the orbits, each with an unknown image as the observed one, are most likely; no move changes this.) The p-values of all
-subgroups are adjusted for their number (Holm), and a group is rejected with any of its subgroups. That any true
-symmetry is given up then has at most the probability of the level.
+valid and costs less; images that are not independent of each other move together. A network's confidence, or the
+variance of its errors in a regression, is first scaled so that the orbits, each with an unknown image as the observed
+one, are most likely; no move changes this.) The p-values of all subgroups are adjusted for their number (Holm), and a
+group is rejected with any of its subgroups. That any true symmetry is rejected then has at most the probability of the
+level.
 
 A large p-value is only the absence of evidence: a network that has learned little cannot be asked.
 
@@ -26,10 +27,9 @@ can be told from its traces is no evidence. So for the test (in passes of their 
 by a few degrees more, lest one be sharper than the others, and cut to a disc. Such a test is approximate; for the
 quarter turns and mirrors in a large group it stays exact.
 
-The network must not have seen the images, and they must be independent of each other. The alphas of a mixture are
-therefore trained on a third of the validation part, and the other two thirds are evidence; images that occur several
-times, moved or not, stay together on one side of the split. Several shots of one object that are not alike pixel by
-pixel are for the user to keep apart.
+The network must not have seen the images. The alphas of a mixture are therefore trained on a third of the validation
+part, and the other two thirds are evidence. Images that occur several times, moved or not, and those of one of the
+user's ``groups`` are one unit: they stay together on one side of every split and are moved alike.
 """
 
 from __future__ import annotations
@@ -44,11 +44,12 @@ from torch import Tensor, nn
 
 from skequinas.evidence.verdict import Evidence, holm
 from skequinas.evidence.witness import Witness, check_witness
-from skequinas.groups import PointGroup, Subgroup, fair_offset, parse_group
+from skequinas.groups import PointGroup, Subgroup, fair_offset, group_on_images, parse_group
 from skequinas.nn.transforms import circular_mask, transform_images
 from skequinas.runtime.process import fitting_state
 from skequinas.training import DataPart, DivergenceError, frozen, mean_with_error
 from skequinas.training.evaluation import EVALUATION_BATCH
+from skequinas.training.units import members, sums
 
 __all__ = ["gather_evidence", "orbit_test", "symmetry_evidence"]
 
@@ -64,6 +65,7 @@ def symmetry_evidence(
     X: ArrayLike,
     y: ArrayLike,
     *,
+    groups: ArrayLike | None = None,
     group: str | PointGroup | Subgroup = "D4",
     random_state: int | np.random.RandomState | None = None,
 ) -> dict[str, Evidence]:
@@ -79,8 +81,10 @@ def symmetry_evidence(
         Fitted on other images.
     X, y : array-like
         Images and targets as in ``fit``, held out from it.
+    groups : array-like of shape (n,), optional
+        Which images are not independent of each other, such as those of one patient: as in ``fit``.
     group : str, PointGroup or Subgroup, default="D4"
-        The symmetries to ask about.
+        The symmetries to ask about. Of a group that images which are not square cannot be moved by, the rest is asked.
     random_state : int, RandomState instance or None, default=None
         Draws the moves of the test.
 
@@ -100,9 +104,9 @@ def symmetry_evidence(
     True
     """
     check_witness(model)
-    moves = parse_group(group)
     with fitting_state():
-        data = model._held_out(X, y)
+        data = model._held_out(X, y, groups)
+        moves = group_on_images(parse_group(group), *data.images.shape[2:])
         seed = int(check_random_state(random_state).randint(np.iinfo(np.int32).max))
         return gather_evidence(model.network_, data, moves, seed)
 
@@ -127,6 +131,7 @@ def gather_evidence(network: nn.Module, data: DataPart, group: PointGroup, seed:
     outputs, weights = _moved_outputs(network, data, group), data.sample_weights()
     if not bool(outputs.isfinite().all()):
         raise DivergenceError("The outputs of the network are NaN or infinite, so they are no evidence.")
+    units = data.units
     scores, losses = _averaged(outputs, data, group)
     chance = _chance_p_value(outputs[0], data, np.random.default_rng(seed))
     offset = fair_offset(group)
@@ -134,12 +139,12 @@ def gather_evidence(network: nn.Module, data: DataPart, group: PointGroup, seed:
     rng = np.random.default_rng(seed)
     tested = [h for h in group.subgroups if h.order > 1]
     n_moves = max(_MOVES, 1000 * (len(tested) + 1) - 1)  # so that adjusted p-values can be below 0.001
-    p_values = {h: orbit_test(logs[:, list(h.elements)], weights, rng, n_moves) for h in tested}
+    p_values = {h: orbit_test(logs[:, list(h.elements)], weights, rng, n_moves, units) for h in tested}
     adjusted = holm(p_values)
 
     def evidence(h: Subgroup) -> Evidence:
-        score = mean_with_error(scores[h], weights)
-        rise = mean_with_error(losses[h] - losses[group.trivial], weights)
+        score = mean_with_error(scores[h], weights, units)
+        rise = mean_with_error(losses[h] - losses[group.trivial], weights, units)
         p_value = min((adjusted[k] for k in adjusted if k <= h), default=1.0)
         return Evidence(*score, *rise, p_value, p_values.get(h, 1.0), chance)
 
@@ -151,6 +156,7 @@ def orbit_test(
     weights: NDArray[np.float64] | None,
     rng: np.random.Generator,
     n_moves: int = _MOVES,
+    units: NDArray[np.int64] | None = None,
 ) -> float:
     """The p-value of "each image is any of its moved copies, with equal probability".
 
@@ -165,6 +171,8 @@ def orbit_test(
         Draws the moves.
     n_moves : int, default=9999
         The smallest possible p-value is ``1 / (n_moves + 1)``.
+    units : ndarray of shape (n,), optional
+        Which images are not independent of each other. All images of a unit are moved alike.
     """
     highest = log_probabilities.max(1, keepdims=True)
     copies = np.exp(log_probabilities - highest)
@@ -174,6 +182,7 @@ def orbit_test(
     sure = np.round(copies[best] / total[best], 4)  # round-off must not break a tie
     if weights is not None:
         sure = sure * weights
+    sure = sums(sure, units)
     blocks = np.stack([block.sum(1) for block in np.array_split(sure, min(_BLOCKS, sure.shape[1]), axis=1)])
     first, observed, as_large = np.arange(len(blocks)) * len(sure), blocks[:, 0].sum(), 0
     for start in range(0, n_moves, _MOVES):
@@ -214,9 +223,12 @@ def _averaged(
 def _chance_p_value(outputs: Tensor, data: DataPart, rng: np.random.Generator) -> float:
     """The share of permutations of the targets, the one that was observed among them, with as low a loss."""
     weights = torch.ones((), device=outputs.device) if data.weights is None else data.weights
-    losses = []
+    losses, groups = [], None if data.units is None else members(data.units)
     for number in range(1 + _PERMUTATIONS):
-        order = rng.permutation(len(data)) if number else np.arange(len(data))
+        order = rng.permutation(data.n_units) if number else np.arange(data.n_units)
+        if groups is not None:  # a unit is given the outputs of another, over and over if that is smaller
+            order = np.concatenate([np.resize(groups[v], len(own)) for own, v in zip(groups, order, strict=True)])
+            order = order[np.argsort(np.concatenate(groups))]
         rows = torch.from_numpy(order).to(outputs.device)
         losses.append((data.objective.loss(outputs[rows], data.targets) * weights).mean())
     values = torch.stack(losses)

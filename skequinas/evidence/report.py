@@ -27,7 +27,7 @@ class LearnedSymmetry:
     search_group : str
         The group in which the search looked.
     group : str
-        The group to which the fitted function is constrained: its value for an image, padded to a square, cannot change
+        The group to which the fitted function is constrained: its value for an image cannot change
         under the elements of this group, but for those that the pixel grid cannot do exactly, such as turns by 45
         degrees; how much it does then stands in ``measured_change``.
     constraints : dict
@@ -60,6 +60,8 @@ class LearnedSymmetry:
         After a differentiable search: the shares in the course of its training, a list for each subgroup of each layer.
     regression : bool, default=False
         Whether the targets are numbers.
+    remark : str, default=""
+        Why less was considered than the user's group, if it was.
     """
 
     search_group: str
@@ -74,6 +76,7 @@ class LearnedSymmetry:
     layer_distances: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     share_history: Mapping[str, Mapping[str, Sequence[float]]] | None = None
     regression: bool = False
+    remark: str = ""
 
     @property
     def verdicts(self) -> dict[str, str]:
@@ -101,7 +104,8 @@ class LearnedSymmetry:
 
     def _verdict(self) -> str:
         """The line on the symmetry."""
-        return f"{self.search_group} -> {self.group}: {self._verdict_in_words()}."
+        because = f" ({self.remark})" if self.remark else ""
+        return f"{self.search_group} -> {self.group}: {self._verdict_in_words()}{because}."
 
     def _verdict_in_words(self) -> str:
         group = PointGroup.from_name(self.search_group)
@@ -276,11 +280,12 @@ class LearnedSymmetry:
             sets = {self._witness(names): names for names in self.alike()} if len(self.evidence) > 12 else {}
             rows = [
                 {
-                    "subgroup": name + (f" and {len(sets[name]) - 1} alike" if len(sets.get(name, ())) > 1 else ""),
+                    "subgroup": escape(name)
+                    + (f" and {len(sets[name]) - 1} alike" if len(sets.get(name, ())) > 1 else ""),
                     "held-out score": f"{e.score:.3f} &plusmn; {e.score_error:.3f}",
                     "rise of the loss": f"{e.loss_rise:+.3f} &plusmn; {e.loss_rise_error:.3f}",
                     "p-value": f"{e.p_value:.2g}",
-                    "verdict": self.verdicts[name],
+                    "verdict": escape(self.verdicts[name]),
                 }
                 for name, e in self.evidence.items()
                 if not sets or name in sets

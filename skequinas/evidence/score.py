@@ -85,6 +85,7 @@ def score_test(
     X: ArrayLike,
     y: ArrayLike,
     *,
+    groups: ArrayLike | None = None,
     n_batches: int = 64,
     n_moves: int = 999,
     random_state: int | np.random.RandomState | None = None,
@@ -98,8 +99,11 @@ def score_test(
         a large group tells most.
     X, y : array-like
         Images and targets as in ``fit``, held out from it.
+    groups : array-like of shape (n,), optional
+        Which images are not independent of each other, such as those of one patient: as in ``fit``.
     n_batches : int, default=64
         Into how many mini-batches they are divided, at least 2. Each counts alike, whatever the length of its gradient.
+        Images that are not independent of each other come into one.
     n_moves : int, default=999
         Random moves; the smallest possible p-value is ``1 / (n_moves + 1)``.
     random_state : int, RandomState instance or None, default=None
@@ -128,9 +132,12 @@ def score_test(
     if n_batches < 2 or n_moves < 1:
         raise ValueError(f"n_batches={n_batches} must be at least 2, and n_moves={n_moves} at least 1.")
     with fitting_state():
-        data = model._held_out(X, y)
-        if len(data) < n_batches:
-            raise ValueError(f"X has {len(data)} images, fewer than n_batches={n_batches}. Reduce n_batches.")
+        data = model._held_out(X, y, groups)
+        if data.n_units < n_batches:
+            raise ValueError(
+                f"X has {data.n_units} images that are independent of each other, fewer than n_batches={n_batches}. "
+                "Reduce n_batches."
+            )
         return _score_test(model.network_, data, n_batches, n_moves, check_random_state(random_state))
 
 

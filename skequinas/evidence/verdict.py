@@ -9,7 +9,7 @@ import numpy as np
 
 from skequinas.groups import PointGroup, Subgroup
 
-__all__ = ["UNINFORMED", "Evidence", "holm", "indistinct", "largest_accepted", "level_band"]
+__all__ = ["UNINFORMED", "Evidence", "evidence_from_json", "holm", "indistinct", "largest_accepted", "level_band"]
 
 Name = TypeVar("Name")
 
@@ -44,6 +44,20 @@ class Evidence(NamedTuple):
     p_value: float
     raw_p_value: float
     chance_p_value: float
+
+
+def evidence_from_json(values: Mapping[str, list[float]], group: PointGroup) -> dict[str, Evidence]:
+    """Evidence that was written to a file.
+
+    Raises
+    ------
+    ValueError
+        When it is not that of all subgroups of the group, in numbers.
+    """
+    names = [h.name for h in group.subgroups]
+    if sorted(values) != sorted(names):
+        raise ValueError(f"evidence for {', '.join(map(str, values))} is not that of the subgroups of {group.name}")
+    return {name: Evidence(*(float(v) for v in values[name])) for name in values}
 
 
 def largest_accepted(group: PointGroup, evidence: Mapping[str, Evidence], level: float) -> Subgroup:

@@ -18,7 +18,7 @@ class Witness(Protocol):
 
     network_: EquivariantNetwork
 
-    def _held_out(self, X: ArrayLike, y: ArrayLike) -> DataPart:
+    def _held_out(self, X: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None) -> DataPart:
         """Images and targets that were not in ``fit``, as the fitted network takes them."""
         ...
 

@@ -1,4 +1,4 @@
-"""What the elements of a group do to a square grid of pixels: some permute the pixels, all others interpolate."""
+"""What the elements of a group do to a grid of pixels: some permute the pixels, others interpolate, or cannot be."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from skequinas.groups.points import PointGroup
 
-__all__ = ["fair_offset", "pixel_elements", "quarter_turns_and_flip"]
+__all__ = ["fair_offset", "group_on_images", "pixel_elements", "quarter_turns_and_flip"]
 
 
 def quarter_turns_and_flip(group: PointGroup, element: int) -> tuple[int, bool] | None:
@@ -21,6 +21,24 @@ def quarter_turns_and_flip(group: PointGroup, element: int) -> tuple[int, bool] 
 def pixel_elements(group: PointGroup) -> list[int]:
     """The elements of a group that map the square pixel grid to itself."""
     return [g for g in group.elements if quarter_turns_and_flip(group, g) is not None]
+
+
+def group_on_images(group: PointGroup, height: int, width: int) -> PointGroup:
+    """What of a group can move images of a shape to images of the same shape.
+
+    For a square that is all of it (elements that do not map the pixels to themselves interpolate); otherwise half turns
+    and the mirrors about upright and horizontal axes are left.
+
+    Examples
+    --------
+    >>> from skequinas.groups import PointGroup, group_on_images
+    >>> [group_on_images(PointGroup.from_name(name), 480, 640).name for name in ("D4", "C8", "D1(90)", "D1(45)")]
+    ['D2', 'C2', 'D1(90)', 'C1']
+    """
+    if height == width:
+        return group
+    moves = ((g, quarter_turns_and_flip(group, g)) for g in group.elements)
+    return group.generate(g for g, move in moves if move is not None and move[0] % 2 == 0).as_group
 
 
 def fair_offset(group: PointGroup) -> float:

@@ -6,6 +6,8 @@ import hashlib
 import json
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -18,10 +20,41 @@ from torch import Tensor
 
 from skequinas.runtime.process import worker_threads
 
-__all__ = ["array_from_json", "array_to_json", "read_file", "write_file"]
+__all__ = ["FileError", "array_from_json", "array_to_json", "read_file", "reading", "write_file"]
 
 _FORMAT = 3
 _KEY = "skequinas"
+_MALFORMED = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RuntimeError,  # RecursionError among them
+    TypeError,
+    ValueError,
+)
+"""What building something from values of the wrong kind raises."""
+_LONGEST_TEXT = 10_000
+_FINITE = ("network", "preprocessing")
+"""Tensors of these must be finite."""
+
+
+class FileError(ValueError):
+    """A file is damaged, foreign, forged, or of another kind or version."""
+
+
+@contextmanager
+def reading(path: str | PathLike[str], kind: str) -> Iterator[None]:
+    """Within the context, whatever a file's content does not allow becomes a `FileError` that names the file."""
+    try:
+        yield
+    except FileError:
+        raise
+    except _MALFORMED as error:
+        raise FileError(
+            f"path={str(path)!r} holds no {kind} that can be built ({type(error).__name__}: {error}). Save the {kind} "
+            "again."
+        ) from error
 
 
 @worker_threads()
@@ -31,7 +64,9 @@ def write_file(path: str | PathLike[str], kind: str, state: dict[str, Any], tens
     text = json.dumps({"format": _FORMAT, "kind": kind, **state}, default=_plain)
     content = save(tensors, metadata={_KEY: f"{_checksum(text, tensors)} {text}"})
     target = Path(path).resolve()  # a link stays a link
-    beside = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"path={str(path)!r}: there is no folder {str(target.parent)!r}. Make it first.")
+    beside = target.with_name(f".{secrets.token_hex(8)}")
     try:
         with open(beside, "xb") as file:
             file.write(content)
@@ -49,7 +84,7 @@ def read_file(path: str | PathLike[str], kind: str) -> tuple[dict[str, Any], dic
 
     Raises
     ------
-    ValueError
+    FileError
         When the file is damaged, foreign, of another kind, or of another format.
     OSError
         When it cannot be read at all.
@@ -59,28 +94,31 @@ def read_file(path: str | PathLike[str], kind: str) -> tuple[dict[str, Any], dic
         tensors = load(content)
         length = int.from_bytes(content[:8], "little")
         metadata = json.loads(content[8 : 8 + length]).get("__metadata__") or {}
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise FileError(
             f"path={str(path)!r} is damaged, or not a file that skequinas wrote ({error}). Save the {kind} again."
         ) from error
     if _KEY not in metadata:
-        raise ValueError(f"path={str(path)!r} was not written by skequinas: it holds no {kind}.")
+        raise FileError(f"path={str(path)!r} was not written by skequinas: it holds no {kind}.")
     checksum, _, text = metadata[_KEY].partition(" ")
     try:
         state: dict[str, Any] = json.loads(text)
         newer, older = state["format"] > _FORMAT, state["format"] < _FORMAT
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         state, newer, older = {}, False, False
     if newer or older:
         remedy = "Update skequinas." if newer else f"Fit the {kind} and save it again."
-        raise ValueError(
+        raise FileError(
             f"path={str(path)!r} has format {state['format']}; this version of skequinas reads format {_FORMAT}. "
             f"{remedy}"
         )
     if checksum != _checksum(text, tensors):
-        raise ValueError(f"path={str(path)!r} is damaged: its checksum does not match. Save the {kind} again.")
-    if state["kind"] != kind:
-        raise ValueError(f"path={str(path)!r} holds a {state['kind']}, not a {kind}.")
+        raise FileError(f"path={str(path)!r} is damaged: its checksum does not match. Save the {kind} again.")
+    if state.get("kind") != kind:
+        raise FileError(f"path={str(path)!r} holds a {state.get('kind')}, not a {kind}.")
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and name.partition("/")[0] in _FINITE and not bool(tensor.isfinite().all()):
+            raise FileError(f"path={str(path)!r} is damaged: {name} holds NaN or infinity. Save the {kind} again.")
     return state, tensors
 
 
@@ -112,4 +150,7 @@ def array_to_json(array: NDArray[Any]) -> dict[str, Any]:
 
 def array_from_json(saved: dict[str, Any]) -> NDArray[Any]:
     """The inverse of `array_to_json`."""
-    return np.array(saved["values"], dtype=np.dtype(saved["dtype"]))
+    dtype = np.dtype(saved["dtype"])
+    if dtype.kind not in "biufUO" or dtype.itemsize > 4 * _LONGEST_TEXT:
+        raise ValueError(f"an array of {dtype} is not read")
+    return np.array(saved["values"], dtype=dtype)

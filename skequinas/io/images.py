@@ -3,49 +3,73 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from numbers import Integral
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 __all__ = ["Preprocessing", "as_array", "as_images", "as_rows", "infer_image_shape"]
 
 _CHANNELS = (1, 2, 3, 4)
 
 
-def as_array(X: Any) -> Any:
-    """Tensors and lists as arrays; anything else is left to scikit-learn."""
+def as_array(X: Any, argument: str = "X") -> Any:
+    """Tensors, lists, and anything else that is an array but no table, as arrays; tables are left to scikit-learn.
+
+    Raises
+    ------
+    TypeError
+        When pixels are masked.
+    ValueError
+        When images differ in size.
+    """
     if isinstance(X, Tensor):
         return (X.float() if X.dtype == torch.bfloat16 else X).numpy(force=True)
-    if not isinstance(X, list | tuple):
+    if isinstance(X, np.ma.MaskedArray):
+        if np.ma.is_masked(X):
+            raise TypeError(
+                f"{argument} is a masked array with masked pixels, which a network cannot read. Give them a value, as "
+                f"with {argument}.filled({argument}.mean())."
+            )
+        return X.data
+    dimensions = len(getattr(X, "shape", (0, 0)))
+    is_table = hasattr(X, "columns") or not (hasattr(X, "__array__") or isinstance(X, list | tuple))
+    if is_table or (isinstance(X, np.ndarray) and (X.dtype != object or X.ndim != 1)) or dimensions == 0:
         return X
     try:
-        return np.asarray(X)
+        array = np.asarray(X)
+        if array.dtype == object and array.ndim == 1 and len(array) and np.ndim(array[0]) > 0:
+            array = np.stack([np.asarray(image) for image in array])
     except ValueError as error:
         raise ValueError(
-            f"X is a list whose entries do not make one array ({error}). Give all images the same size and channels."
+            f"{argument} is a {type(X).__name__} whose entries do not make one array ({error}). Give all images the "
+            "same size and channels."
         ) from error
+    return array
 
 
-def as_rows(X: Any) -> tuple[Any, tuple[int, ...] | None]:
+def as_rows(X: Any, argument: str = "X") -> tuple[Any, tuple[int, ...] | None]:
     """Images in any form as rows, for scikit-learn to check, and the shape that each had if it was more than a row.
 
     Raises
     ------
     TypeError
-        When X holds dates or records.
+        When they hold dates or records.
     """
-    X = as_array(X)
+    X = as_array(X, argument)
     shape = tuple(X.shape[1:]) if getattr(X, "ndim", 2) > 2 else None
     if shape is not None:
         X = X.reshape(X.shape[0], math.prod(shape))
     kind = getattr(getattr(X, "dtype", None), "kind", "f")
     if kind in "mMV":
-        raise TypeError(f"X has dtype {X.dtype}, but images must hold numbers. Convert it, as with X.astype(float).")
+        raise TypeError(
+            f"{argument} has dtype {X.dtype}, but images must hold numbers. Convert it, as with "
+            f"{argument}.astype(float)."
+        )
     return X, shape
 
 
@@ -97,7 +121,7 @@ def infer_image_shape(sample_shape: tuple[int, ...], image_shape: tuple[int, ...
 def _check_image_shape(sample_shape: tuple[int, ...], image_shape: tuple[int, ...]) -> tuple[int, ...]:
     image_shape = tuple(image_shape)
     numbers: tuple[object, ...] = image_shape
-    whole = all(isinstance(s, Integral) and int(s) > 0 for s in numbers)
+    whole = all(not isinstance(s, bool) and isinstance(s, Integral) and int(s) > 0 for s in numbers)
     if len(image_shape) not in (2, 3) or not whole:
         raise ValueError(
             f"image_shape={image_shape} must be two or three positive whole numbers: height, width and channels."
@@ -150,10 +174,7 @@ def as_images(X: NDArray[Any], image_shape: tuple[int, ...]) -> Tensor:
 
 
 class Preprocessing(nn.Module):
-    """Standardise every channel and pad to a square with zeros, that is with the mean of the channel.
-
-    The padding is the same on both sides; where the difference of height and width is odd, the last row or column gets
-    the one pixel more. Then a mirrored raw image becomes the mirrored square but for a shift by one pixel.
+    """Standardise every channel.
 
     Parameters
     ----------
@@ -163,6 +184,7 @@ class Preprocessing(nn.Module):
 
     mean: Tensor
     std: Tensor
+    like: Tensor
 
     def __init__(self, images: Tensor) -> None:
         super().__init__()
@@ -181,13 +203,24 @@ class Preprocessing(nn.Module):
         std = torch.where(varies, variance, torch.ones_like(variance)).sqrt()
         self.register_buffer("mean", (mean + shift).reshape(-1, 1, 1))
         self.register_buffer("std", std.reshape(-1, 1, 1))
-        height, width = images.shape[2:]
-        self.size = max(height, width)
-        top, left = (self.size - height) // 2, (self.size - width) // 2
-        self.padding = (left, self.size - width - left, top, self.size - height - top)
+        self.register_buffer("like", torch.zeros(0), persistent=False)
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Tensor]) -> Self:
+        """One with the statistics of another, without images."""
+        module = cls(torch.zeros(1, 1, 1, 1))
+        module.mean, module.std = (state[name].double().reshape(-1, 1, 1) for name in ("mean", "std"))
+        return module
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move to a device or a type; the statistics stay exact, and only the results have the type."""
+        exact = self.mean, self.std
+        super()._apply(fn, recurse)
+        self.mean, self.std = (own.to(self.mean.device) for own in exact)
+        return self
 
     def forward(self, images: Tensor) -> Tensor:
-        """(n, channels, height, width) of any real type to (n, channels, size, size) of float32."""
-        working = torch.float64 if images.dtype == torch.float64 else torch.float32
-        images = ((images.to(working) - self.mean.to(working)) / self.std.to(working)).float()
-        return F.pad(images, self.padding) if any(self.padding) else images
+        """(n, channels, height, width) of any real type to the type that the module was given, float32 at first."""
+        double = torch.float64 in (images.dtype, self.like.dtype)
+        working = torch.float64 if double else torch.float32
+        return ((images.to(working) - self.mean.to(working)) / self.std.to(working)).to(self.like.dtype)

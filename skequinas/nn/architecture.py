@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from skequinas.groups import PointGroup, Subgroup, parse_group
+from skequinas.groups import PointGroup, Subgroup, group_on_images, parse_group
 from skequinas.nn.bases import filter_basis
 from skequinas.nn.filters import kernel_space
 
@@ -27,8 +27,9 @@ class Architecture:
     ----------
     group : PointGroup
         The search group G. A field of a hidden layer has ``|G|`` channels.
-    image_size : int
-        The side of the square input in pixels.
+    image_size : int or tuple of int
+        The side of the square input in pixels, or (height, width) of one that is not square. Then the group must map
+        such a rectangle to itself: half turns, and mirrors about the horizontal and the upright axis.
     in_channels, n_outputs : int
         Channels of the input image, and outputs of the head.
     fields, kernel_sizes, pools : tuple
@@ -57,7 +58,7 @@ class Architecture:
     """
 
     group: PointGroup
-    image_size: int
+    image_size: int | tuple[int, int]
     in_channels: int
     n_outputs: int
     fields: tuple[int, ...]
@@ -79,8 +80,17 @@ class Architecture:
         if self.circular_mask not in (None, True, False):
             raise ValueError(f"circular_mask={self.circular_mask!r} must be True, False or None.")
         put("circular_mask", not exact if self.circular_mask is None else bool(self.circular_mask))
-        for name in ("image_size", "in_channels", "n_outputs", "hidden"):
+        for name in ("in_channels", "n_outputs", "hidden"):
             put(name, index(getattr(self, name)))
+        size = self.image_size
+        height, width = (index(s) for s in (size if isinstance(size, tuple | list) else (size, size)))
+        put("image_size", height if height == width else (height, width))
+        if height != width and (self.circular_mask or group_on_images(self.group, height, width) != self.group):
+            raise ValueError(
+                f"image_size={self.image_size} is no square: circular_mask={self.circular_mask} must be False, and "
+                f"group={self.group.name!r} must hold half turns and mirrors about the horizontal and the upright axis "
+                f"alone, such as {group_on_images(self.group, height, width).name!r}."
+            )
         put("fields", tuple(index(f) for f in self.fields))
         put("kernel_sizes", tuple(index(k) for k in self.kernel_sizes))
         put("pools", tuple(bool(p) for p in self.pools))
@@ -92,12 +102,18 @@ class Architecture:
                 f"fields={self.fields}, kernel_sizes={self.kernel_sizes} and pools={self.pools} must have one entry "
                 f"for each hidden layer, and constraints ({len(self.constraints)} given) one more, for the head."
             )
-        if n == 0 or min(self.fields) < 1 or min(self.image_size, self.in_channels, self.n_outputs) < 1:
+        if n == 0 or min(self.fields) < 1 or min(*self.image_shape, self.in_channels, self.n_outputs) < 1:
             raise ValueError(f"{self!r} needs at least one layer, and at least one of everything in it.")
         if not all(k > 0 and k % 2 for k in self.kernel_sizes):
             raise ValueError(f"kernel_sizes={self.kernel_sizes} must be odd, so that a kernel has a central pixel.")
         for size in self.kernel_sizes:
             filter_basis(self.basis, size).check_group(self.group)
+
+    @property
+    def image_shape(self) -> tuple[int, int]:
+        """The height and the width of the input."""
+        size = self.image_size
+        return size if isinstance(size, tuple) else (size, size)
 
     @property
     def n_layers(self) -> int:
@@ -137,6 +153,13 @@ class Architecture:
         constraints[layer] = subgroup
         return self.with_constraints(tuple(constraints))
 
+    def relaxes(self, parent: Architecture) -> bool:
+        """Whether every layer is constrained as in the parent or less, so that weights keep the function."""
+        pairs = zip(self.constraints, parent.constraints, strict=True)
+        return all(
+            own == old or (isinstance(own, Subgroup) and isinstance(old, Subgroup) and own <= old) for own, old in pairs
+        )
+
     def layer_shape(self, layer: int) -> dict[str, Any]:
         """The arguments of the layer's convolution, but for its constraint."""
         layer %= self.n_layers
@@ -156,7 +179,7 @@ class Architecture:
         """A dict of plain values, for JSON."""
         return {
             "group": self.group.name,
-            "image_size": self.image_size,
+            "image_size": list(self.image_size) if isinstance(self.image_size, tuple) else self.image_size,
             "in_channels": self.in_channels,
             "n_outputs": self.n_outputs,
             "fields": list(self.fields),
@@ -170,7 +193,26 @@ class Architecture:
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> Architecture:
-        """The inverse of `to_dict`."""
+        """The inverse of `to_dict`.
+
+        Raises
+        ------
+        ValueError
+            When the values ask for more than any network has: they may come from a file.
+        """
+        group = PointGroup.from_name(values["group"])
+        size = values["image_size"]
+        sides = size if isinstance(size, list | tuple) else [size]
+        layers = [len(values[name]) for name in ("fields", "kernel_sizes", "pools", "constraints")]
+        limits = {
+            "elements of the group": (group.order, 1024),
+            "pixels on a side": (max(sides), 8192 if values["circular_mask"] else 2**20),
+            "pixels on a side of a kernel": (max(values["kernel_sizes"]), 255),
+            "layers": (max(layers), 1024),
+        }
+        for name, (found, limit) in limits.items():
+            if not isinstance(found, int) or found > limit:
+                raise ValueError(f"an architecture with {found!r} {name} is not read; the limit is {limit}.")
         return Architecture(**values)
 
     @property
@@ -218,7 +260,7 @@ def _layer_parameters(architecture: Architecture, layer: int) -> int:
 
 def default_architecture(
     group: str | PointGroup,
-    image_size: int,
+    image_size: int | tuple[int, int],
     in_channels: int = 1,
     n_outputs: int = 1,
     *,
@@ -234,8 +276,10 @@ def default_architecture(
     ----------
     group : str or PointGroup
         The search group.
-    image_size, in_channels, n_outputs, n_samples : int
-        The task. Larger images get more layers and larger kernels.
+    image_size : int or tuple of int
+        The side of a square, or (height, width). Larger images get more layers and larger kernels.
+    in_channels, n_outputs, n_samples : int
+        The task.
     device : str or torch.device, default="cpu"
         On anything but a CPU, networks for at least 2,000 images are twice as wide.
     width : int, optional
@@ -248,11 +292,12 @@ def default_architecture(
     if width is None:
         width = 96 if torch.device(device).type != "cpu" and n_samples >= 2000 else 48
     narrow, wide = (max(1, round(c / group.order)) for c in (width, 4 / 3 * width))
-    if image_size < 6:
+    side = max(image_size) if isinstance(image_size, tuple) else image_size
+    if side < 6:
         size, pools = 3, "--"
-    elif image_size < 16:
+    elif side < 16:
         size, pools = 3, "-p-"
-    elif image_size < 40:
+    elif side < 40:
         size, pools = 5, "p-p--"
     else:
         size, pools = 5, "pp-p--"
@@ -264,7 +309,7 @@ def default_architecture(
 
 def paper_architecture(
     group: str | PointGroup,
-    image_size: int,
+    image_size: int | tuple[int, int],
     in_channels: int = 1,
     n_outputs: int = 1,
     *,

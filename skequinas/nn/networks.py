@@ -7,6 +7,8 @@ computes is invariant to the intersection of them all.
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -16,11 +18,12 @@ from torch.nn import functional as F
 
 from skequinas.groups import PointGroup, Subgroup
 from skequinas.nn.architecture import Architecture
+from skequinas.nn.filters import kernel_space
 from skequinas.nn.layers import EquivariantConv2d, GroupConv2d, MixedGroupConv2d
 from skequinas.nn.norm import OrbitBatchNorm2d
 from skequinas.nn.pooling import CircularMask, SymmetricAvgPool2d
 
-__all__ = ["EquivariantNetwork", "inherit", "relax", "undrawn"]
+__all__ = ["EquivariantNetwork", "inherit", "network_from_state", "relax", "undrawn"]
 
 
 Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
@@ -160,7 +163,7 @@ class EquivariantNetwork(nn.Module):
         super().__init__()
         self.architecture = architecture
         convs = [_conv(architecture, i, generator) for i in range(architecture.n_layers)]
-        self.mask = CircularMask(architecture.image_size) if architecture.circular_mask else nn.Identity()
+        self.mask = CircularMask(architecture.image_shape[0]) if architecture.circular_mask else nn.Identity()
         self.blocks = nn.ModuleList(
             _Block(conv, architecture.group, pool) for conv, pool in zip(convs[:-1], architecture.pools, strict=True)
         )
@@ -173,12 +176,31 @@ class EquivariantNetwork(nn.Module):
         return [part.conv for part in (*self.blocks, self.head)]
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, in_channels, image_size, image_size) to (batch, n_outputs)."""
+        """(batch, in_channels, height, width) to (batch, n_outputs)."""
         x = self.mask(x)
         for block in self.blocks:
             x = block(x)
         y: Tensor = self.head(x)
         return y
+
+    @torch.no_grad()
+    def with_outputs(self, order: Tensor, signs: Tensor | None = None) -> EquivariantNetwork:
+        """A copy whose output j is output ``order[j]`` of this one, times ``signs[j]``: exactly, without arithmetic."""
+        network = copy.deepcopy(self)
+        order = order.to(next(self.parameters()).device)
+        factors = torch.ones(len(order)) if signs is None else signs
+        head = network.head
+        if head.dense is not None:
+            factors = factors.to(head.dense.weight)
+            head.dense.weight.copy_(head.dense.weight[order] * factors[:, None])
+            head.dense.bias.copy_(head.dense.bias[order] * factors)
+            return network
+        weight, bias = head.conv.weights.weight, head.conv.output_bias
+        factors = factors.to(weight)
+        weight.copy_(weight[:, order] * factors[:, None])
+        if bias is not None:
+            bias.copy_(bias[order] * factors)
+        return network
 
     def shares(self) -> dict[str, dict[str, float]]:
         """The share of every subgroup in every mixed layer, by name."""
@@ -192,14 +214,14 @@ class EquivariantNetwork(nn.Module):
     @torch.no_grad()
     def to_plain(self) -> nn.Sequential:
         """The same function in eval mode as a stack of plain torch layers, with batch norm folded in."""
-        size = self.architecture.image_size
-        stack: list[nn.Module] = [CircularMask(size)] if self.architecture.circular_mask else []
+        height, width = self.architecture.image_shape
+        stack: list[nn.Module] = [CircularMask(height)] if self.architecture.circular_mask else []
         for block, pool in zip(self.blocks, self.architecture.pools, strict=True):
             assert isinstance(block, _Block)
             stack += [block.folded(), nn.ReLU()]
             if pool:
-                stack.append(SymmetricAvgPool2d.plain(size))
-                size = (size + 1) // 2
+                stack.append(SymmetricAvgPool2d.plain(height, width))
+                height, width = (height + 1) // 2, (width + 1) // 2
         stack += self.head.folded()
         return nn.Sequential(*stack).to(next(self.parameters()).device).eval().requires_grad_(False)
 
@@ -209,6 +231,36 @@ def _conv(architecture: Architecture, layer: int, generator: torch.Generator | N
     if isinstance(constraint, tuple):
         return MixedGroupConv2d(constraint, **shape, generator=generator)
     return GroupConv2d(constraint, **shape, generator=generator)
+
+
+def network_from_state(architecture: Architecture, state: Mapping[str, Tensor]) -> EquivariantNetwork:
+    """A network with the state of another, whose sizes are compared before anything is built.
+
+    Raises
+    ------
+    ValueError
+        When the state is not that of a network of this architecture.
+    """
+    names = [*(f"blocks.{i}" for i in range(architecture.n_layers - 1)), "head"]
+    for i, name in enumerate(names):
+        shape, constraint = architecture.layer_shape(i), architecture.constraints[i]
+        subgroups = constraint if isinstance(constraint, tuple) else (constraint,)
+        spaces = (
+            kernel_space(h, shape["kernel_size"], shape["regular_in"], shape["regular_out"], shape["basis"])
+            for h in subgroups
+        )
+        wanted = (sum(space.n_free for space in spaces), shape["out_fields"], shape["in_fields"])
+        weight = state.get(f"{name}.conv.weights.weight")
+        if weight is None or tuple(weight.shape) != wanted:
+            found = None if weight is None else tuple(weight.shape)
+            raise ValueError(f"the weights of {name} have shape {found}, not {wanted} as the architecture says")
+    if architecture.hidden:
+        dense, wanted_dense = state.get("head.dense.weight"), (architecture.n_outputs, architecture.hidden)
+        if dense is None or tuple(dense.shape) != wanted_dense:
+            raise ValueError(f"the last layer does not have the shape {wanted_dense}, as the architecture says")
+    network = EquivariantNetwork(architecture)
+    network.load_state_dict(dict(state))
+    return network.eval()
 
 
 @torch.no_grad()

@@ -16,15 +16,15 @@ __all__ = ["RandomTurns", "circular_mask", "transform_images", "warp_images"]
 
 
 def transform_images(images: Tensor, group: PointGroup, element: int, offset: float = 0.0) -> Tensor:
-    """Move square images by one element of a group.
+    """Move images by one element of a group.
 
     Elements that map the pixel grid to itself move pixels, and nothing is lost. For all others the images are
     interpolated, see `warp_images`.
 
     Parameters
     ----------
-    images : Tensor of shape (..., size, size)
-        The rows run downwards, as in an image. They must hold floats if they are to be interpolated.
+    images : Tensor of shape (..., height, width)
+        The rows run downwards, as in an image. Images that are to be interpolated must be square and hold floats.
     group : PointGroup
     element : int
         The number of the element, as in ``group.elements``.
@@ -33,7 +33,8 @@ def transform_images(images: Tensor, group: PointGroup, element: int, offset: fl
 
     Returns
     -------
-    Tensor of shape (..., size, size)
+    Tensor of shape (..., height, width)
+        With height and width exchanged after a quarter turn.
     """
     moves = quarter_turns_and_flip(group, element)
     if moves is None or offset:

@@ -17,11 +17,11 @@ import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 
-from skequinas.evidence.verdict import Evidence, largest_accepted
+from skequinas.evidence.verdict import Evidence, evidence_from_json, largest_accepted
 from skequinas.groups import Subgroup
-from skequinas.io.files import read_file, write_file
+from skequinas.io.files import FileError, read_file, reading, write_file
 from skequinas.nn.architecture import Architecture
-from skequinas.nn.networks import EquivariantNetwork
+from skequinas.nn.networks import EquivariantNetwork, network_from_state
 from skequinas.runtime.process import fitting_state
 from skequinas.training import SearchProgress, TrainingSettings, mean_with_error
 
@@ -67,8 +67,8 @@ class Evaluation:
     """A trained proposal, with the loss and the error of every validation sample, and the evidence if it is a probe.
 
     ``calls`` are the p-values of "relaxing this layer gains nothing", by the layer's number, once they are known;
-    ``share_history`` holds the shares of mixed layers in the course of the training. The samples may have
-    weights.
+    ``share_history`` holds the shares of mixed layers in the course of the training. The samples may have weights, and
+    units of those that are not independent of each other.
     """
 
     proposal: Proposal
@@ -80,6 +80,7 @@ class Evaluation:
     weights: NDArray[np.float64] | None = None
     calls: dict[int, float] | None = None
     share_history: dict[str, dict[str, list[float]]] | None = None
+    units: NDArray[np.int64] | None = None
 
     @property
     def architecture(self) -> Architecture:
@@ -103,7 +104,7 @@ class Evaluation:
 
     def record(self) -> dict[str, Any]:
         """One row of ``search_results_``."""
-        error, standard_error = mean_with_error(self.errors, self.weights)
+        error, standard_error = mean_with_error(self.errors, self.weights, self.units)
         return {
             "candidate": self.proposal.number,
             "parent": -1 if self.proposal.parent is None else self.proposal.parent,
@@ -131,7 +132,7 @@ def choose(evaluations: Sequence[Evaluation], tolerance: float = 1.0) -> Evaluat
     best = min(sound, key=lambda e: e.loss)
 
     def qualifies(e: Evaluation) -> bool:
-        difference, standard_error = mean_with_error(e.losses - best.losses, e.weights)
+        difference, standard_error = mean_with_error(e.losses - best.losses, e.weights, e.units)
         return difference <= tolerance * standard_error
 
     return min(
@@ -177,6 +178,7 @@ class Search(BaseEstimator, ABC):
         self.generation_ = 0
         self.population_: list[Evaluation] = []
         self.pending_: list[Evaluation] = []
+        self.best_: Evaluation | None = None
         self.mixed_cost_ = 4 / 3  # a step of a mixed network, in steps of a constrained one
         self.records_: list[dict[str, Any]] = []
         self.shares_: dict[str, dict[str, float]] | None = None
@@ -199,9 +201,16 @@ class Search(BaseEstimator, ABC):
         self.shares_ = next((e.network.shares() for e in sound if e.architecture.is_mixed), self.shares_)
         self.share_history_ = next((e.share_history for e in sound if e.share_history), self.share_history_)
         self.evidence_ = next((e.evidence for e in sound if e.evidence is not None), self.evidence_)
+        self.best_ = self.best
         self.population_ = self.survivors(sound)
         self.pending_ = []
         self.generation_ += 1
+
+    @property
+    def best(self) -> Evaluation | None:
+        """The evaluation with the lowest loss so far, whatever became of it."""
+        ready = [e for e in (*self.pending_, self.best_) if e is not None and not e.diverged]
+        return min(ready, key=lambda e: e.loss, default=None)
 
     @property
     def symmetry_(self) -> Subgroup | None:
@@ -289,9 +298,9 @@ class Search(BaseEstimator, ABC):
     def load(cls, path: str | PathLike[str]) -> Self:
         """Read a search of this class back from a file that `save` wrote."""
         state, tensors = read_file(path, "search")
-        if state["search"] != cls.__name__:
-            raise ValueError(f"path={str(path)!r} holds {state['search']}, not {cls.__name__}.")
-        with fitting_state():
+        if state.get("search") != cls.__name__:
+            raise FileError(f"path={str(path)!r} holds {state.get('search')}, not {cls.__name__}.")
+        with fitting_state(), reading(path, "search"):
             return cls.from_state(state, tensors)
 
     def to_state(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
@@ -300,8 +309,8 @@ class Search(BaseEstimator, ABC):
         for e in self.population_:
             prefix = f"{e.proposal.number}/"
             tensors |= {f"{prefix}network/{k}": v for k, v in e.network.state_dict().items()}
-            own = {"losses": e.losses, "errors": e.errors} | ({} if e.weights is None else {"weights": e.weights})
-            tensors |= {f"{prefix}{name}": torch.from_numpy(values) for name, values in own.items()}
+            own = {"losses": e.losses, "errors": e.errors, "weights": e.weights, "units": e.units}
+            tensors |= {f"{prefix}{name}": torch.from_numpy(v) for name, v in own.items() if v is not None}
         state = {
             "search": type(self).__name__,
             "settings": self.get_params(),
@@ -337,7 +346,7 @@ class Search(BaseEstimator, ABC):
         for name in ("generation", "records", "shares", "share_history"):
             setattr(search, f"{name}_", state[name])
         if state["evidence"] is not None:
-            search.evidence_ = {name: Evidence(*values) for name, values in state["evidence"].items()}
+            search.evidence_ = evidence_from_json(state["evidence"], architecture.group)
         for values in state["population"]:
             values = dict(values)
             seconds, calls = values.pop("seconds"), values.pop("calls")
@@ -347,9 +356,8 @@ class Search(BaseEstimator, ABC):
             proposal = Proposal(**values | {"training": TrainingSettings(**values["training"])})
             prefix = f"{proposal.number}/"
             own = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-            network = EquivariantNetwork(proposal.architecture)
-            network.load_state_dict({k.removeprefix("network/"): t for k, t in own.items() if k.startswith("network/")})
-            weights = own["weights"].numpy() if "weights" in own else None
+            state_dict = {k.removeprefix("network/"): t for k, t in own.items() if k.startswith("network/")}
+            network = network_from_state(proposal.architecture, state_dict)
             search.population_.append(
                 Evaluation(
                     proposal,
@@ -357,7 +365,8 @@ class Search(BaseEstimator, ABC):
                     own["losses"].numpy(),
                     own["errors"].numpy(),
                     seconds,
-                    weights=weights,
+                    weights=own["weights"].numpy() if "weights" in own else None,
+                    units=own["units"].numpy() if "units" in own else None,
                     calls=None if calls is None else {int(layer): p_value for layer, p_value in calls},
                 )
             )

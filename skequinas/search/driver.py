@@ -18,6 +18,7 @@ from skequinas.runtime.process import fitting_state, kept_memory, torch_threads
 from skequinas.search.base import Evaluation, Proposal, Search
 from skequinas.training import DataPart, DivergenceError, Monitor, evaluate, train
 from skequinas.training.data import n_steps
+from skequinas.training.loop import refresh_statistics, remedy
 from skequinas.training.monitor import CandidateStage
 
 __all__ = ["run_search"]
@@ -69,6 +70,9 @@ def run_search(
         search.pending_, cut_off = [], False
         for evaluation, trouble in _evaluations(tasks, data, validation, monitor, n_jobs):
             _log(evaluation, trouble, monitor)
+            if trouble == _INTERRUPTED:
+                search.pending_.append(evaluation)
+                raise KeyboardInterrupt
             if evaluation.diverged and monitor.out_of_time() and not search.keeps_network:
                 cut_off = True
             else:
@@ -79,13 +83,15 @@ def run_search(
         if not search.population_:
             raise DivergenceError(
                 f"Generation {search.generation_ - 1} left no candidate to go on with: the training loss became NaN or "
-                f"infinite. Reduce learning_rate={proposals[0].training.learning_rate:g}, or scale X and "
-                "y."
+                f"infinite. {remedy(proposals[0].training)}"
             )
         best = search.result()
         assert best is not None
         if monitor.generation_over(search.progress(), best.network):
             return
+
+
+_INTERRUPTED = "interrupted"
 
 
 class _Task(NamedTuple):
@@ -145,6 +151,8 @@ def _evaluation(task: _Task, data: DataPart, validation: DataPart, stop: Callabl
     else:
         network = inherit(task.parent, proposal.architecture)
     network.to(data.images.device, torch.float32)
+    if task.parent is not None and not proposal.architecture.relaxes(task.parent.architecture):
+        refresh_statistics(network, data, proposal.training.batch_size, seed=proposal.seed)
     losses, errors = (np.full(len(validation), np.inf) for _ in range(2))
     for_alphas, unseen = _parted(validation, proposal.seed) if proposal.architecture.is_mixed else (None, validation)
     history = _ShareHistory(network, n_steps(len(data), proposal.epochs, proposal.training.batch_size))
@@ -169,9 +177,14 @@ def _evaluation(task: _Task, data: DataPart, validation: DataPart, stop: Callabl
                 evidence = gather_evidence(network, unseen, proposal.architecture.group, proposal.seed)
     except DivergenceError as error:
         trouble = str(error)
+    except KeyboardInterrupt:  # as far as it came it may be the best there is
+        losses, errors = evaluate(network, validation)
+        trouble = _INTERRUPTED
     seconds = time.perf_counter() - started
     weights, shares = validation.sample_weights(), history.shares or None
-    evaluation = Evaluation(proposal, network, losses, errors, seconds, evidence, weights, share_history=shares)
+    evaluation = Evaluation(
+        proposal, network, losses, errors, seconds, evidence, weights, share_history=shares, units=validation.units
+    )
     return evaluation, trouble
 
 
@@ -195,12 +208,14 @@ def _log(evaluation: Evaluation, trouble: str, monitor: Monitor) -> None:
 
 def _parted(validation: DataPart, seed: int) -> tuple[DataPart, DataPart]:
     """A third of the validation part to train alphas on, and the rest, of which the network then knows nothing."""
-    n = len(validation)
-    rows = np.random.default_rng(seed).permutation(n)
+    n = validation.n_units
+    order = np.random.default_rng(seed).permutation(n)
     n_alphas = max(2, n // 3)
     if n_alphas >= n:
         return validation, validation
-    return validation.subset(np.sort(rows[:n_alphas])), validation.subset(np.sort(rows[n_alphas:]))
+    units = np.arange(n) if validation.units is None else validation.units
+    for_alphas = np.isin(units, order[:n_alphas])
+    return validation.subset(np.flatnonzero(for_alphas)), validation.subset(np.flatnonzero(~for_alphas))
 
 
 class _ShareHistory:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from skequinas.training.objective import Objective
+from skequinas.training.units import numbered, parts, sums
 
 __all__ = ["Batch", "DataPart", "Split", "batches_per_epoch", "endless_batches", "mean_with_error", "n_steps"]
 
@@ -36,7 +37,8 @@ class Batch(NamedTuple):
 class DataPart:
     """Images and targets on the device, raw as they came, and how a batch of them becomes an input.
 
-    The sample weights, if any, are positive, with mean 1 over all data.
+    The sample weights, if any, are positive, with mean 1 over all data. Units say which images are not independent of
+    each other, see `skequinas.training.units`.
     """
 
     images: Tensor
@@ -44,6 +46,7 @@ class DataPart:
     preprocess: nn.Module
     objective: Objective
     weights: Tensor | None = None
+    units: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -57,12 +60,22 @@ class DataPart:
         """The part that holds these rows."""
         index = torch.from_numpy(rows).to(self.images.device)
         weights = None if self.weights is None else self.weights[index]
-        return DataPart(self.images[index], self.targets[index], self.preprocess, self.objective, weights)
+        units = None if self.units is None else numbered(self.units[rows])
+        return DataPart(self.images[index], self.targets[index], self.preprocess, self.objective, weights, units)
+
+    @property
+    def n_units(self) -> int:
+        """How many independent units there are."""
+        return len(self) if self.units is None else int(self.units.max()) + 1
+
+    def parts(self, n_parts: int) -> list[Tensor]:
+        """The numbers of the images in so many parts, none of which divides a unit."""
+        return [torch.from_numpy(p).to(self.images.device) for p in parts(len(self), self.units, n_parts)]
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled as arrays, which joblib hands to other processes without a copy for each."""
         arrays = (None if t is None else t.numpy(force=True) for t in (self.images, self.targets, self.weights))
-        return _unpickled, (*arrays, self.preprocess, self.objective)
+        return _unpickled, (*arrays, self.preprocess, self.objective, self.units)
 
     def sample_weights(self) -> NDArray[np.float64] | None:
         """The weights as numpy takes them."""
@@ -75,20 +88,28 @@ def _unpickled(
     weights: NDArray[Any] | None,
     preprocess: nn.Module,
     objective: Objective,
+    units: NDArray[np.int64] | None,
 ) -> DataPart:
     sample_weights = None if weights is None else torch.from_numpy(weights)
-    return DataPart(torch.from_numpy(images), torch.from_numpy(targets), preprocess, objective, sample_weights)
+    return DataPart(torch.from_numpy(images), torch.from_numpy(targets), preprocess, objective, sample_weights, units)
 
 
-def mean_with_error(values: NDArray[np.float64], weights: NDArray[np.float64] | None = None) -> tuple[float, float]:
-    """The mean, weighted if need be, and its standard error."""
+def mean_with_error(
+    values: NDArray[np.float64],
+    weights: NDArray[np.float64] | None = None,
+    units: NDArray[np.int64] | None = None,
+) -> tuple[float, float]:
+    """The mean, weighted if need be, and its standard error, for which the values of a unit count as one."""
+    if units is not None:
+        weights = np.ones(len(values)) if weights is None else weights
     if weights is None:
         mean = float(values.mean())
         return mean, float(values.std() / np.sqrt(len(values))) if np.isfinite(mean) else np.nan
     mean = float(np.average(values, weights=weights))
     if not np.isfinite(mean):
         return mean, np.nan
-    return mean, float(np.sqrt((weights**2 * (values - mean) ** 2).sum()) / weights.sum())
+    deviations = weights * (values - mean)
+    return mean, float(np.sqrt((sums(deviations, units) ** 2).sum()) / weights.sum())
 
 
 @dataclass(frozen=True)

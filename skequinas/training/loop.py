@@ -16,7 +16,7 @@ from skequinas.training.data import DataPart, batches_per_epoch, endless_batches
 from skequinas.training.evaluation import evaluate
 from skequinas.training.objective import Objective
 
-__all__ = ["PRECISIONS", "DivergenceError", "TrainingSettings", "train"]
+__all__ = ["PRECISIONS", "DivergenceError", "TrainingSettings", "refresh_statistics", "train"]
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -146,7 +146,7 @@ def train(
             row = {"epoch": step / per_epoch, "loss": float(epoch_loss) / in_epoch}
             if not np.isfinite(row["loss"]):
                 raise DivergenceError(
-                    f"The training loss became {row['loss']} in epoch {row['epoch']:.3g}. {_remedy(settings)}"
+                    f"The training loss became {row['loss']} in epoch {row['epoch']:.3g}. {remedy(settings)}"
                 )
             epoch_loss.zero_()
             in_epoch = 0
@@ -165,8 +165,27 @@ def train(
     with torch.inference_mode():
         sample = network.eval()(data.batch(torch.arange(min(len(data), 16), device=data.images.device))[0])
     if not bool(sample.isfinite().all()):
-        raise DivergenceError(f"The outputs of the trained network are NaN or infinite. {_remedy(settings)}")
+        raise DivergenceError(f"The outputs of the trained network are NaN or infinite. {remedy(settings)}")
     return log
+
+
+@torch.no_grad()
+def refresh_statistics(network: nn.Module, data: DataPart, batch_size: int = 64, *, seed: int = 0) -> None:
+    """Give all batch norms the statistics of data, as where kernels were projected and the old ones are of no use.
+
+    They are those of up to sixteen mini-batches of training, each counted alike.
+    """
+    norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    momenta, training = [m.momentum for m in norms], network.training
+    network.train()
+    batches = endless_batches(data, batch_size, seed)
+    for number in range(1, 1 + min(16, batches_per_epoch(len(data), batch_size))):
+        for m in norms:
+            m.momentum = 1 / number
+        network(next(batches).inputs)
+    for m, momentum in zip(norms, momenta, strict=True):
+        m.momentum = momentum
+    network.train(training)
 
 
 def _penalised(loss: Tensor, network: nn.Module, objective: Objective) -> Tensor:
@@ -199,7 +218,10 @@ def _schedule(
     return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
 
-def _remedy(settings: TrainingSettings) -> str:
+def remedy(settings: TrainingSettings) -> str:
+    """What to change after a training that diverged."""
+    if settings.learning_rate * settings.weight_decay > 1:  # every step more than undoes the weights
+        return f"Reduce weight_decay={settings.weight_decay:g}: times learning_rate it must stay well below 1."
     return f"Reduce learning_rate={settings.learning_rate:g}, or scale X and y."
 
 

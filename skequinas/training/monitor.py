@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from tqdm.auto import tqdm
 
 __all__ = ["CandidateStage", "FitProgress", "Monitor", "SearchProgress"]
@@ -101,7 +100,7 @@ class Monitor:
     time_budget : float or None
         Seconds for the whole fit.
     callback : callable or None
-        Called with a `FitProgress`; when it returns True the search, or the training, ends.
+        Called with a `FitProgress`; when it returns a true value the search, or the training, ends.
     hooks : callable or None
         ``hooks(task, network)`` passes the end of a "generation" or an "epoch" on to the callbacks of scikit-learn, and
         returns whether one of them wants to stop.
@@ -172,8 +171,8 @@ class Monitor:
 
     def _stop(self, task: str, progress: FitProgress, network: Any) -> bool:
         asked = self.hooks is not None and self.hooks(task, network)
-        answer = None if self.callback is None else self.callback(progress)
-        return asked or (isinstance(answer, bool | np.bool_) and bool(answer))
+        answer = self.callback is not None and bool(self.callback(progress))
+        return asked or answer
 
 
 @contextmanager

@@ -76,9 +76,9 @@ def _modules(architecture: Architecture) -> Iterable[nn.Module]:
     constraints = [c for c in architecture.constraints if isinstance(c, Subgroup)]
     space = space_of(constraints[0])
     current = enn.FieldType(space, [space.trivial_repr] * architecture.in_channels)
-    size = architecture.image_size
+    height, width = architecture.image_shape
     if architecture.circular_mask:
-        yield _Typed(current, current, CircularMask(size))
+        yield _Typed(current, current, CircularMask(height))
     for i, h in enumerate(constraints):
         shape, head = architecture.layer_shape(i), i == len(constraints) - 1
         if i and h != constraints[i - 1]:
@@ -95,8 +95,8 @@ def _modules(architecture: Architecture) -> Iterable[nn.Module]:
             yield enn.InnerBatchNorm(current)
             yield enn.ReLU(current)
         if not head and architecture.pools[i]:
-            yield _Typed(current, current, SymmetricAvgPool2d.plain(size))
-            size = (size + 1) // 2
+            yield _Typed(current, current, SymmetricAvgPool2d.plain(height, width))
+            height, width = (height + 1) // 2, (width + 1) // 2
     if architecture.hidden:
         out = enn.FieldType(space, [space.trivial_repr] * architecture.n_outputs)
         yield convolution(current, out, 1, True)

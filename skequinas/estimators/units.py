@@ -1,0 +1,129 @@
+"""Which images are not independent of each other: copies, near copies, and what the user says belongs together."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.utils import check_array
+from sklearn.utils.validation import check_consistent_length
+from torch import Tensor
+from torch.nn import functional as F
+
+from skequinas.groups import PointGroup, pixel_elements
+from skequinas.io.images import as_array
+from skequinas.nn.transforms import transform_images
+from skequinas.training.units import joined, numbered
+
+__all__ = ["checked_groups", "units_of"]
+
+logger = logging.getLogger("skequinas")
+
+_SIDE = 16
+"""Near copies are looked for at this size."""
+
+_ALIKE = 0.99
+"""The correlation above which two images are near copies."""
+
+_NOTICEABLE = 0.01
+"""A share of near copies up to this is chance: of eight public sets of 1,500 images, 0 to 0.5 % have one."""
+
+
+def checked_groups(groups: Any, X: NDArray[Any]) -> NDArray[np.int64] | None:
+    """The user's groups as numbers, one for each image."""
+    if groups is None:
+        return None
+    labels = check_array(as_array(groups, "groups"), ensure_2d=False, dtype=None, input_name="groups")
+    if labels.ndim != 1:
+        raise ValueError(f"groups has shape {labels.shape}; it must hold one label for each image, shape (n,).")
+    check_consistent_length(X, labels)
+    return numbered(labels)
+
+
+def units_of(images: Tensor, groups: NDArray[np.int64] | None, group: PointGroup) -> NDArray[np.int64] | None:
+    """The units of images: copies, moved or not, belong together, and so do the images of a group.
+
+    Without groups, images that are nearly copies of each other are looked for too, and a warning tells of them.
+
+    Parameters
+    ----------
+    images : Tensor of shape (n, channels, height, width)
+    groups : ndarray of shape (n,) or None
+        Those of the user.
+    group : PointGroup
+        Its elements move copies. It must map images of this shape to such images.
+
+    Returns
+    -------
+    ndarray of shape (n,) or None
+        None where all images are independent, for all that one can see.
+    """
+    n, numbers = len(images), np.arange(len(images))
+    first, copy_of = distinct(images, group)
+    pairs = [(numbers, first[copy_of])] if len(first) < n else []
+    if groups is not None:
+        pairs.append((numbers, np.unique(groups, return_index=True)[1][groups]))
+    else:
+        near = near_copies(images[torch.from_numpy(first)], group)
+        n_near = len(np.unique(np.concatenate(near)))
+        if n_near > _NOTICEABLE * len(first):
+            pairs.append((first[near[0]], first[near[1]]))
+            warnings.warn(
+                f"{n_near} of {len(first)} images in X are nearly equal to others, as several shots of one object are. "
+                "They are kept together in every split and count as one in every test. Pass groups=..., a label for "
+                "each image that says which belong together, to say it exactly (without near copies: "
+                "groups=range(len(X))).",
+                stacklevel=2,
+            )
+    return joined(n, pairs) if pairs else None
+
+
+def distinct(images: Tensor, group: PointGroup) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The first of every set of images that are copies of each other, moved or not, and to which set each belongs."""
+    images, keys = images.cpu(), []
+    for g in pixel_elements(group):
+        moved = transform_images(images, group, g).contiguous().numpy()
+        keys.append([int.from_bytes(blake2b(image.tobytes(), digest_size=8).digest(), "little") for image in moved])
+    copy_of = numbered(np.array(keys, dtype=np.uint64).min(0))
+    return np.unique(copy_of, return_index=True)[1], copy_of
+
+
+def near_copies(images: Tensor, group: PointGroup) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Pairs of images that are nearly copies of each other, moved or not.
+
+    Images are averaged over their channels and shrunk to 16x16 pixels at most; their own mean and what all images have
+    in common are taken off. Two are near copies when the rest, of one moved as suits best, correlates by more than
+    0.99. That is so for copies that differ by noise of up to a tenth of the images' spread. Of 1,500 images from each
+    of eight public sets, between none and 0.5 % are taken for copies.
+    """
+    nothing = np.zeros(0, dtype=np.int64)
+    size = min(images.shape[2], _SIDE), min(images.shape[3], _SIDE)
+    if len(images) < 2 or size[0] * size[1] < 16:  # too few pixels to tell
+        return nothing, nothing
+    grey = images.float().mean(1, keepdim=True)
+    small = F.adaptive_avg_pool2d(grey, size)
+    small = small - small.mean((2, 3), keepdim=True)
+    moved = [transform_images(small, group, g) for g in pixel_elements(group)]
+    common = torch.stack([m.mean(0) for m in moved]).mean(0)
+    rows = [F.normalize((m - common).flatten(1), dim=1) for m in moved]
+    # near copies lie within this distance, and so do their averages over the group in any direction
+    reach = (2 - 2 * _ALIKE) ** 0.5
+    means = torch.stack(rows).mean(0)
+    direction = torch.pca_lowrank(means, q=1, niter=2)[2][:, 0] if len(means) > 64 else means.new_ones(means.shape[1])
+    places, order = (means @ F.normalize(direction, dim=0)).sort()
+    ends = torch.searchsorted(places, places + reach, right=True)
+    found = []
+    for start in range(0, len(order), 512):
+        own = order[start : start + 512]
+        others = order[start : int(ends[min(start + 511, len(order) - 1)])]
+        alike = torch.stack([rows[0][own] @ r[others].T for r in rows]).amax(0) > _ALIKE
+        a, b = alike.nonzero(as_tuple=True)
+        different = own[a] != others[b]
+        found.append(torch.stack([own[a][different], others[b][different]]))
+    pairs = torch.cat(found, 1).cpu().numpy()
+    return pairs[0], pairs[1]

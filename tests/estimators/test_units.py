@@ -1,0 +1,318 @@
+"""Laws of what is not independent: copies, near copies and groups are one unit in every split and every test."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import sklearn
+import torch
+from scipy.stats import binom
+from sklearn.datasets import load_digits
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+
+from skequinas import (
+    EquivariantNASClassifier,
+    EquivariantNASRegressor,
+    EvolutionarySearch,
+    score_test,
+    symmetry_evidence,
+)
+from skequinas.datasets import make_planted_symmetry
+from skequinas.estimators import preparation
+from skequinas.estimators.units import distinct, near_copies, units_of
+from skequinas.evidence import orbit_test
+from skequinas.groups import PointGroup
+from skequinas.training import DataPart, Split
+from skequinas.training.units import members, numbered, parts, sums
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+D4 = PointGroup.from_name("D4")
+DIGITS, LABELS = load_digits(return_X_y=True)
+IMAGES = DIGITS.reshape(-1, 8, 8)
+SMALL = {"width": 16, "max_epochs": 6, "random_state": 0, "device": "cpu"}
+
+
+def noise(n: int, size: int = 16, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(n, size, size)).astype(np.float32)
+
+
+def split_of(model: Any, *arguments: Any, **options: Any) -> Split:
+    """The split that a fit makes, without the fit."""
+    prepared = preparation.prepare(model, *arguments, device=torch.device("cpu"), seed=0, hold_out=True, **options)
+    return prepared.split
+
+
+# --- units ---
+
+
+def test_units_are_numbered_by_their_first_image() -> None:
+    units = numbered(np.array(["b", "a", "b", "c"]))
+    assert units.tolist() == [0, 1, 0, 2]
+    assert [m.tolist() for m in members(units)] == [[0, 2], [1], [3]]
+    assert sums(np.array([[1.0, 2, 3, 4]]), units).tolist() == [[4, 2, 4]]
+    assert sums(np.arange(3.0), None).tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("n_parts", [2, 3, 7])
+def test_parts_hold_every_image_once_and_divide_no_unit(n_parts: int) -> None:
+    units = numbered(np.random.default_rng(0).integers(20, size=100))
+    found = parts(100, units, n_parts)
+    assert sorted(np.concatenate(found).tolist()) == list(range(100))
+    assert sum(len(set(units[p].tolist())) for p in found) == units.max() + 1
+    assert [p.tolist() for p in parts(100, np.arange(100), 7)] == [p.tolist() for p in parts(100, None, 7)]
+
+
+def test_copies_and_groups_that_share_an_image_are_one_unit() -> None:
+    images = torch.from_numpy(noise(6))[:, None]
+    images[3] = images[0].rot90(1, (1, 2))  # a moved copy
+    groups = numbered(np.array([0, 1, 1, 2, 2, 3]))
+    assert units_of(images, groups, D4).tolist() == [0, 1, 1, 0, 0, 2]
+    assert units_of(images[:3], None, D4) is None
+
+
+def test_noisy_copies_are_found_and_other_images_are_not() -> None:
+    images, rng = noise(100), np.random.default_rng(1)
+    copies = np.concatenate([images, np.rot90(images, 1, (1, 2)) + 0.05 * rng.normal(size=images.shape)])
+    a, b = near_copies(torch.from_numpy(copies)[:, None], D4)
+    assert {tuple(sorted(pair)) for pair in zip(a.tolist(), b.tolist(), strict=True)} == {
+        (i, i + 100) for i in range(100)
+    }
+    assert not len(near_copies(torch.from_numpy(images)[:, None], D4)[0])
+
+
+def test_no_digit_is_taken_for_a_copy_of_another_beyond_chance() -> None:
+    images = torch.from_numpy(IMAGES)[:, None]
+    a, _ = near_copies(images, D4)
+    assert len(np.unique(a)) <= 0.01 * len(images)
+
+
+# --- splits ---
+
+
+@pytest.mark.parametrize("search", ["evolutionary", "differentiable"])
+def test_a_group_stands_on_one_side_of_the_split(search: str) -> None:
+    groups = np.random.default_rng(0).integers(30, size=200)
+    split = split_of(EquivariantNASClassifier(search=search), IMAGES[:200], LABELS[:200], groups=groups)
+    assert split.validation is not None
+    seen = [
+        {tuple(groups[(IMAGES[:200] == i.numpy()[0]).all((1, 2))].tolist()) for i in part.images}
+        for part in (split.training, split.validation)
+    ]
+    assert not seen[0] & seen[1]
+    assert split.validation.n_units == 6
+    assert split.training.n_units == 24
+
+
+@pytest.mark.parametrize("kind", ["copies", "noisy copies"])
+def test_copies_stand_on_one_side_of_the_split(kind: str) -> None:
+    images, rng = noise(40), np.random.default_rng(0)
+    X = np.concatenate([np.rot90(images, k, (1, 2)) for k in range(3)])
+    if kind == "noisy copies":
+        X = X + 0.05 * rng.normal(size=X.shape)
+    source, y = np.tile(np.arange(40), 3), np.tile(np.arange(40) % 2, 3)
+    options = {"groups": None}
+    if kind == "noisy copies":
+        with pytest.warns(UserWarning, match=r"120 of 120 images in X are nearly equal to others.*groups="):
+            split = split_of(EquivariantNASClassifier(), X, y, **options)
+    else:
+        split = split_of(EquivariantNASClassifier(), X, y, **options)
+    keys = {row.tobytes(): s for row, s in zip(X.reshape(120, -1).astype(X.dtype), source, strict=True)}
+    sides = [{keys[i.numpy().ravel().tobytes()] for i in part.images} for part in (split.training, split.validation)]
+    assert not sides[0] & sides[1]
+    assert split.whole.n_units == 40
+
+
+def test_no_warning_where_groups_are_given() -> None:
+    images = noise(20)
+    X = np.concatenate([images, images + 0.01])
+    split = split_of(EquivariantNASClassifier(), X, np.arange(40) % 2, groups=np.arange(40))
+    assert split.whole.n_units == 40
+
+
+def test_too_few_groups_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"groups holds 3 groups, but at least 4"):
+        EquivariantNASClassifier(**SMALL).fit(IMAGES[:60], LABELS[:60], groups=np.arange(60) % 3)
+
+
+@pytest.mark.parametrize("groups", [np.zeros((60, 2)), np.zeros(59)])
+def test_groups_that_do_not_fit_are_refused(groups: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="groups|inconsistent"):
+        EquivariantNASClassifier(**SMALL).fit(IMAGES[:60], LABELS[:60], groups=groups)
+
+
+def test_groups_may_be_words_and_take_part_in_metadata_routing() -> None:
+    words = np.array(["a", "b", "c", "d", "e"])[np.arange(60) % 5]
+    with sklearn.config_context(enable_metadata_routing=True):
+        model = EquivariantNASClassifier(**SMALL | {"max_epochs": 1}).set_fit_request(groups=True)
+        routed = make_pipeline(FunctionTransformer(), model).fit(IMAGES[:60], LABELS[:60], groups=words)
+    assert routed[-1].search_.population_[0].units is not None
+
+
+# --- tests ---
+
+
+def sure(n_units: int, size: int, rng: np.random.Generator) -> np.ndarray:
+    """Log-probabilities of images in units, alike under all moves in distribution, and alike within a unit."""
+    shared = rng.normal(size=(1, 8, n_units)).repeat(size, axis=2)
+    return shared + 0.1 * rng.normal(size=shared.shape)
+
+
+@pytest.mark.parametrize("size", [1, 5])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_level_holds_with_units_and_weights(size: int, weighted: bool) -> None:
+    rng, p_values = np.random.default_rng(size), []
+    for _ in range(300):
+        logs = sure(60, size, rng)
+        n = logs.shape[2]
+        weights = rng.exponential(size=n) if weighted else None
+        units = np.arange(60).repeat(size)
+        p_values.append(orbit_test(logs, weights, rng, 199, units))
+    for level in (0.01, 0.05, 0.1):
+        found = int(np.sum(np.array(p_values) <= level))
+        assert binom.sf(found - 1, 300, level) > 0.001, (level, found)
+
+
+def test_without_units_the_level_does_not_hold() -> None:
+    rng = np.random.default_rng(0)
+    p_values = [orbit_test(sure(60, 5, rng), None, rng, 199) for _ in range(100)]
+    assert np.mean(np.array(p_values) <= 0.05) > 0.15
+
+
+def test_units_of_one_image_change_nothing() -> None:
+    rng = np.random.default_rng(0)
+    logs = rng.normal(size=(3, 8, 100))
+    p_values = [orbit_test(logs, None, np.random.default_rng(1), 999, units) for units in (None, np.arange(100))]
+    assert p_values[0] == p_values[1]
+
+
+@pytest.fixture(scope="module")
+def witness() -> EquivariantNASClassifier:
+    """An ordinary network that knows a task with the symmetry D4."""
+    X, y = make_planted_symmetry(IMAGES, LABELS > 4, subgroup="D4", random_state=0)
+    return EquivariantNASClassifier("C1", "none", **SMALL | {"max_epochs": 10}).fit(X[:1000], y[:1000])
+
+
+def held_out(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    X, y = make_planted_symmetry(IMAGES, LABELS > 4, subgroup="D4", random_state=0)
+    rows = 1000 + np.random.default_rng(seed).permutation(len(X) - 1000)[:n]
+    return X[rows], y[rows]
+
+
+@pytest.mark.parametrize("copy", ["exact", "moved", "named"])
+def test_repeated_images_do_not_reject_a_true_symmetry(witness: EquivariantNASClassifier, copy: str) -> None:
+    rejected = 0
+    for seed in range(8):
+        X, y = held_out(60, seed)
+        groups = np.arange(60).repeat(5) if copy == "named" else None
+        X, y = X.repeat(5, axis=0), y.repeat(5)
+        if copy == "moved":
+            X = np.array([np.rot90(image, i % 4) for i, image in enumerate(X)])
+        if copy == "named":
+            X = X + 0.3 * np.random.default_rng(seed).normal(size=X.shape)
+        evidence = symmetry_evidence(witness, X, y, groups=groups, random_state=seed)
+        rejected += any(e.p_value <= 0.05 for e in evidence.values())
+    assert rejected <= 2
+
+
+def test_copies_count_once_in_the_standard_errors(witness: EquivariantNASClassifier) -> None:
+    X, y = held_out(80, 0)
+    once = symmetry_evidence(witness, X, y, random_state=0)["C1"]
+    often = symmetry_evidence(witness, X.repeat(4, axis=0), y.repeat(4), random_state=0)["C1"]
+    assert often.score == pytest.approx(once.score)
+    assert often.score_error == pytest.approx(once.score_error, rel=1e-6)
+    assert often.chance_p_value <= 0.05
+
+
+def test_chance_is_judged_by_units() -> None:
+    """Noise that a network has learned by heart, patient by patient, is no knowledge of other patients."""
+    rng = np.random.default_rng(0)
+    model = EquivariantNASClassifier("C1", "none", **SMALL).fit(noise(60, 8), np.arange(60) % 2)
+    low = 0
+    for seed in range(20):
+        X = noise(10, 8, seed + 1).repeat(12, axis=0) + 0.05 * noise(120, 8, seed + 50)
+        y = rng.integers(2, size=10).repeat(12)
+        evidence = symmetry_evidence(model, X, y, groups=np.arange(10).repeat(12), random_state=seed)
+        low += evidence["C1"].chance_p_value <= 0.05
+    assert low <= 5
+
+
+def test_the_score_test_puts_a_unit_into_one_mini_batch() -> None:
+    X, y = held_out(60, 0)
+    model = EquivariantNASClassifier("D4", "none", **SMALL | {"max_epochs": 2}).fit(IMAGES[:200], LABELS[:200] > 4)
+    groups = np.arange(60) // 3
+    assert score_test(model, X, y, groups=groups, n_batches=20, random_state=0).n_batches == 20
+    with pytest.raises(ValueError, match=r"20 images that are independent of each other, fewer than n_batches=21"):
+        score_test(model, X, y, groups=groups, n_batches=21, random_state=0)
+
+
+def test_data_keep_their_units_in_parts_and_in_pickles() -> None:
+    part = DataPart(
+        torch.zeros(4, 1),
+        torch.zeros(4),
+        torch.nn.Identity(),
+        EquivariantNASRegressor.objective,
+        units=np.array([0, 0, 1, 2]),
+    )
+    assert part.subset(np.array([1, 3])).units.tolist() == [0, 1]
+    unpickled, arguments = part.__reduce__()
+    assert unpickled(*arguments).units.tolist() == [0, 0, 1, 2]
+
+
+# --- validation data ---
+
+
+def test_given_validation_data_are_what_is_held_out() -> None:
+    X, y = IMAGES[:200], LABELS[:200]
+    given = (IMAGES[1000:1100], LABELS[1000:1100])
+    split = split_of(EquivariantNASClassifier(), X, y, validation_data=given)
+    assert split.training is split.whole
+    assert len(split.whole) == 200
+    np.testing.assert_array_equal(split.validation.images[:, 0].numpy(), given[0])
+    model = EquivariantNASClassifier(**SMALL | {"max_epochs": 2}).fit(X, y, validation_data=given)
+    assert len(model.search_.population_[0].losses) == 100
+
+
+def test_searched_on_turned_and_trained_on_upright_images() -> None:
+    """The validation data alone are asked which symmetries there are."""
+    turned = np.array([np.rot90(image, i % 4) for i, image in enumerate(IMAGES[900:1700])])
+    labels = LABELS[900:1700] % 2
+    model = EquivariantNASClassifier("C4", EvolutionarySearch(1), **SMALL)
+    upright = model.fit(IMAGES[:900], LABELS[:900] % 2).learned_symmetry_.evidence["C4"].p_value
+    given = (
+        model.fit(IMAGES[:900], LABELS[:900] % 2, validation_data=(turned, labels))
+        .learned_symmetry_.evidence["C4"]
+        .p_value
+    )
+    assert upright < 0.01 < given
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (IMAGES[:10], r"validation_data must be a tuple \(X, y\)"),
+        ((IMAGES[:10, :7], LABELS[:10]), r"validation_data\[0\] has images of shape \(7, 8\)"),
+        ((IMAGES[:10], LABELS[:9]), "inconsistent"),
+        ((IMAGES[:10], LABELS[:10] + 50), "not seen in fit"),
+        ((IMAGES[:1], LABELS[:1]), "at least two"),
+    ],
+    ids=["no tuple", "another shape", "another length", "other labels", "one image"],
+)
+def test_validation_data_that_do_not_fit_are_refused(given: Any, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        EquivariantNASClassifier(**SMALL).fit(IMAGES[100:300], LABELS[100:300], validation_data=given)
+
+
+def test_copies_of_training_images_in_the_validation_data_are_pointed_out() -> None:
+    turned = np.rot90(IMAGES[:20], 1, (1, 2))
+    with pytest.warns(UserWarning, match="20 of 20 images in validation_data are copies"):
+        split_of(EquivariantNASClassifier(), IMAGES[:200], LABELS[:200], validation_data=(turned, LABELS[:20]))
+
+
+def test_distinct_images_are_numbered_in_order() -> None:
+    first, copy_of = distinct(torch.from_numpy(IMAGES[:50])[:, None], D4)
+    np.testing.assert_array_equal(first, np.arange(50))
+    np.testing.assert_array_equal(copy_of, np.arange(50))
