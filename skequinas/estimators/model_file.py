@@ -183,6 +183,17 @@ def _check_images(model: BaseEquivariantNAS) -> None:
         raise ValueError(f"the preprocessing, or n_features_in={model.n_features_in_}, is not for images of {shape}")
 
 
+def _table_of_layers(table: Any, layers: dict[str, str], names: set[str], *, lists: bool) -> dict[str, Any]:
+    """Numbers, or lists of numbers, for subgroups of every layer."""
+    if list(table) != list(layers) or not all(set(row) <= names for row in table.values()):
+        raise ValueError(f"a table of layers has the rows {', '.join(map(str, table))}")
+
+    def number(value: Any) -> Any:
+        return [float(v) for v in value] if lists else float(value)
+
+    return {layer: {name: number(value) for name, value in row.items()} for layer, row in table.items()}
+
+
 def _restored_symmetry(values: dict[str, Any], architecture: Architecture) -> LearnedSymmetry:
     """What was learned, from plain values whose names are compared with those of the architecture's group."""
     group = architecture.group
@@ -192,18 +203,22 @@ def _restored_symmetry(values: dict[str, Any], architecture: Architecture) -> Le
     values = dict(values)
     if values["evidence"] is not None:
         values["evidence"] = evidence_from_json(values["evidence"], group)
-    by_layer = [values[name] or {} for name in ("layer_weights", "layer_distances", "share_history")]
+    for name in ("layer_weights", "layer_distances", "share_history"):
+        if values[name] is not None:
+            values[name] = _table_of_layers(values[name], layers, names, lists=name == "share_history")
     sound = (
         values["search_group"] == group.name
         and values["group"] == architecture.symmetry.name
         and values["constraints"] == layers
         and all(set(values[name] or elements) == elements for name in ("measured_change", "effective_invariance"))
-        and all(set(own) <= set(layers) and all(set(row) <= names for row in own.values()) for own in by_layer)
         and isinstance(values["regression"], bool)
         and isinstance(values["remark"], str)
     )
     if not sound:
         raise ValueError(f"what was learned does not belong to an architecture with the search group {group.name}")
+    for name in ("layer_weights", "share_history"):
+        if values[name] and len({tuple(row) for row in values[name].values()}) > 1:
+            raise ValueError("the layers of a mixture mix different subgroups")
     for name in ("measured_change", "effective_invariance"):
         if values[name] is not None:
             values[name] = {element: float(value) for element, value in values[name].items()}

@@ -124,7 +124,8 @@ def prepare(
             f"shape {image_shape}. Set warm_start=False to start anew."
         )
     images, labels = as_images(X, image_shape), checked_groups(groups, X)
-    group, remark = _searched_group(task.group, X.shape[1], image_shape, images)
+    padded = X.shape[1] < math.prod(image_shape)
+    group, remark = _searched_group(task.group, X.shape[1], images, padded=padded)
     weights = task._weighted(y, _given_weights(X, sample_weight))
     targets = task._encode_targets(y, weights, earlier)
     importance = None
@@ -140,7 +141,7 @@ def prepare(
             images, targets, weights = images[rows], targets[rows], weights[kept]
             labels = None if labels is None else numbered(labels[kept])
         importance = torch.from_numpy((weights / weights.mean()).astype(np.float32)).to(device)
-    units = units_of(images, labels, group) if hold_out else None
+    units = units_of(images, labels, group, near=not padded) if hold_out else None
     images = images.to(device)
     preprocessing = Preprocessing(images) if earlier is None else copy.deepcopy(earlier.preprocessing_)
     preprocessing.to(device)
@@ -205,10 +206,9 @@ def _is_number(text: str | bytes) -> bool:
     return True
 
 
-def _searched_group(asked: Any, n_values: int, image_shape: tuple[int, ...], images: Tensor) -> tuple[PointGroup, str]:
+def _searched_group(asked: Any, n_values: int, images: Tensor, *, padded: bool) -> tuple[PointGroup, str]:
     """Of a group what can move these images, and why that is less."""
     whole, (height, width) = parse_group(asked), images.shape[2:]
-    padded = n_values < math.prod(image_shape)
     group = PointGroup(1) if padded else group_on_images(whole, height, width)
     if group == whole:
         return group, ""

@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 from sklearn.exceptions import ConvergenceWarning
+from torch import Tensor, nn
 
 from skequinas.nn.architecture import Architecture
 from skequinas.nn.networks import EquivariantNetwork
@@ -21,6 +22,9 @@ from skequinas.training.data import n_steps
 from skequinas.training.loop import refresh_statistics
 
 __all__ = ["MEASURED_IMAGES", "Session"]
+
+_FEWEST = 32
+"""Held-out images that a search is given at least, if there are so many."""
 
 MEASURED_IMAGES = 512
 """On how many images the change under every element is measured, at most."""
@@ -40,6 +44,7 @@ class Session:
         self._earlier_network: EquivariantNetwork | None = None
         self._step_seconds = self._report_seconds = 0.0
         self.n_measured = MEASURED_IMAGES
+        self.validation = split.validation
         self.interrupted = False
 
     def n_batches(self, trainings: float) -> int:
@@ -58,18 +63,36 @@ class Session:
         if proposals and proposals[0].architecture.is_mixed:
             seconds = self._time_step(self._new(proposals[0].architecture), budget / 10)
             self.search.mixed_cost_ = max(seconds / self._step_seconds, 1.0) if self._step_seconds else 1.0
-        # the change under every element is measured after the training, on as many images as a tenth of the time allows
         plain, images = network.eval().to_plain(), data.images[:16]
+        pass_seconds = min(self._time_pass(plain, images) for _ in range(2)) / len(images)  # the first one is slower
+        order = self.search.architecture_.group.order
+        # the change under every element is measured after the training, on as many images as a tenth of the time allows
+        affordable = budget / 10 / ((order + 3) * pass_seconds) if pass_seconds else MEASURED_IMAGES
+        self.n_measured = int(np.clip(affordable, 2, min(self.n_measured, len(self.split.validation or data))))
+        self._report_seconds = 1.2 * (order + 3) * pass_seconds * self.n_measured
+        search_seconds = self._plan_validation(budget, pass_seconds, order) if proposals else 0.0
+        self._shorten(
+            1.15 * self.n_batches(1) * self._step_seconds,
+            budget - self.monitor.seconds - self._report_seconds - search_seconds,
+        )
+
+    def _plan_validation(self, budget: float, pass_seconds: float, order: int) -> float:
+        """Let the search see as many held-out images as a quarter of the time allows, and tell how long it looks."""
+        validation = self.split.validation
+        if validation is None:
+            return 0.0
+        each = pass_seconds * (self.search.n_passes() + order)
+        n = int(np.clip(budget / 4 / each, _FEWEST, len(validation))) if each else len(validation)
+        share = n / len(validation)
+        self.validation = validation.sample(max(_FEWEST, round(share * validation.n_units)), self.seed)
+        return each * len(self.validation)
+
+    def _time_pass(self, network: nn.Module, images: Tensor) -> float:
+        """The seconds of one pass through a network in evaluation."""
         started = time.perf_counter()
         with torch.inference_mode():
-            plain(data.preprocess(images))
-        pass_seconds = (self.search.architecture_.group.order + 3) * (time.perf_counter() - started) / len(images)
-        affordable = budget / 10 / pass_seconds if pass_seconds else MEASURED_IMAGES
-        self.n_measured = int(np.clip(affordable, 2, min(self.n_measured, len(self.split.validation or data))))
-        self._report_seconds = 1.2 * pass_seconds * self.n_measured
-        self._shorten(
-            1.15 * self.n_batches(1) * self._step_seconds, budget - self.monitor.seconds - self._report_seconds
-        )
+            network(self.split.whole.preprocess(images))
+        return time.perf_counter() - started
 
     def _new(self, architecture: Architecture) -> EquivariantNetwork:
         """A network with fresh weights on the device."""
@@ -134,7 +157,8 @@ class Session:
             final = 0.0 if self.search.keeps_network else 1.15 * self.n_batches(1) * self._step_seconds
             half = max(budget - self.monitor.seconds, 0.0) / 2
             self.monitor.reserve(min(final + self._report_seconds, half))
-        run_search(self.search, self.split.training, self.split.validation, self.monitor, n_jobs)
+        assert self.validation is not None
+        run_search(self.search, self.split.training, self.validation, self.monitor, n_jobs)
         if self.monitor.out_of_time() and not self.search.population_:
             warnings.warn(
                 f"time_budget={budget:g} seconds ended the search before it had tried anything to its end: the "
@@ -160,6 +184,13 @@ class Session:
             self.monitor.reserve(self._report_seconds)
             left = self.monitor.time_budget - self._report_seconds - self.monitor.seconds
             epochs = min(epochs, epochs * left / (1.05 * self.n_batches(1) * self._step_seconds))
+            if epochs < 1:
+                warnings.warn(
+                    f"time_budget={self.monitor.time_budget:g} seconds leave less than an epoch for the final "
+                    "training: the model is hardly trained. Increase time_budget, or use fewer or smaller images.",
+                    ConvergenceWarning,
+                    stacklevel=5,
+                )
         self.monitor.expect(self.n_batches(1))
 
         def on_epoch(row: dict[str, float]) -> bool:

@@ -27,6 +27,9 @@ logger = logging.getLogger("skequinas")
 _SIDE = 16
 """Near copies are looked for at this size."""
 
+_FEWEST_PIXELS = 64
+"""Of smaller images many are nearly alike by chance."""
+
 _ALIKE = 0.99
 """The correlation above which two images are near copies."""
 
@@ -45,7 +48,9 @@ def checked_groups(groups: Any, X: NDArray[Any]) -> NDArray[np.int64] | None:
     return numbered(labels)
 
 
-def units_of(images: Tensor, groups: NDArray[np.int64] | None, group: PointGroup) -> NDArray[np.int64] | None:
+def units_of(
+    images: Tensor, groups: NDArray[np.int64] | None, group: PointGroup, *, near: bool = True
+) -> NDArray[np.int64] | None:
     """The units of images: copies, moved or not, belong together, and so do the images of a group.
 
     Without groups, images that are nearly copies of each other are looked for too, and a warning tells of them.
@@ -57,6 +62,8 @@ def units_of(images: Tensor, groups: NDArray[np.int64] | None, group: PointGroup
         Those of the user.
     group : PointGroup
         Its elements move copies. It must map images of this shape to such images.
+    near : bool, default=True
+        Whether near copies are looked for where there are no groups.
 
     Returns
     -------
@@ -68,11 +75,11 @@ def units_of(images: Tensor, groups: NDArray[np.int64] | None, group: PointGroup
     pairs = [(numbers, first[copy_of])] if len(first) < n else []
     if groups is not None:
         pairs.append((numbers, np.unique(groups, return_index=True)[1][groups]))
-    else:
-        near = near_copies(images[torch.from_numpy(first)], group)
-        n_near = len(np.unique(np.concatenate(near)))
+    elif near:
+        alike = near_copies(images[torch.from_numpy(first)], group)
+        n_near = len(np.unique(np.concatenate(alike)))
         if n_near > _NOTICEABLE * len(first):
-            pairs.append((first[near[0]], first[near[1]]))
+            pairs.append((first[alike[0]], first[alike[1]]))
             warnings.warn(
                 f"{n_near} of {len(first)} images in X are nearly equal to others, as several shots of one object are. "
                 "They are kept together in every split and count as one in every test. Pass groups=..., a label for "
@@ -103,7 +110,7 @@ def near_copies(images: Tensor, group: PointGroup) -> tuple[NDArray[np.int64], N
     """
     nothing = np.zeros(0, dtype=np.int64)
     size = min(images.shape[2], _SIDE), min(images.shape[3], _SIDE)
-    if len(images) < 2 or size[0] * size[1] < 16:  # too few pixels to tell
+    if len(images) < 2 or size[0] * size[1] < _FEWEST_PIXELS:
         return nothing, nothing
     grey = images.float().mean(1, keepdim=True)
     small = F.adaptive_avg_pool2d(grey, size)
@@ -114,8 +121,8 @@ def near_copies(images: Tensor, group: PointGroup) -> tuple[NDArray[np.int64], N
     # near copies lie within this distance, and so do their averages over the group in any direction
     reach = (2 - 2 * _ALIKE) ** 0.5
     means = torch.stack(rows).mean(0)
-    direction = torch.pca_lowrank(means, q=1, niter=2)[2][:, 0] if len(means) > 64 else means.new_ones(means.shape[1])
-    places, order = (means @ F.normalize(direction, dim=0)).sort()
+    direction = torch.linalg.eigh(means.T @ means)[1][:, -1]  # along which they differ most
+    places, order = (means @ direction).sort()
     ends = torch.searchsorted(places, places + reach, right=True)
     found = []
     for start in range(0, len(order), 512):

@@ -203,7 +203,7 @@ class Preprocessing(nn.Module):
         std = torch.where(varies, variance, torch.ones_like(variance)).sqrt()
         self.register_buffer("mean", (mean + shift).reshape(-1, 1, 1))
         self.register_buffer("std", std.reshape(-1, 1, 1))
-        self.register_buffer("like", torch.zeros(0), persistent=False)
+        self.register_buffer("like", torch.zeros(0, dtype=torch.float32), persistent=False)
 
     @classmethod
     def from_state(cls, state: Mapping[str, Tensor]) -> Self:

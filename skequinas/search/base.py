@@ -241,6 +241,10 @@ class Search(BaseEstimator, ABC):
         """About how long the search takes, in full trainings of a constrained network."""
         return 0.0
 
+    def n_passes(self) -> int:
+        """About how often all validation images go through a network, the evidence apart."""
+        return 1
+
     @property
     def untested_(self) -> list[Evaluation]:
         """Those of the population whose ``calls`` the next proposals depend on, and are not known yet."""

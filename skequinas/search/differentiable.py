@@ -110,6 +110,10 @@ class DifferentiableSearch(Search):
         mixture *= self.mixed_cost_ * (1 + 1 / self.alpha_interval)
         return (mixture + self.discretize * 3 * tightened) / self.epochs_
 
+    def n_passes(self) -> int:
+        """About how often all validation images go through a network, the evidence apart."""
+        return 1 + 3 * self.discretize
+
     @property
     def keeps_network(self) -> bool:
         """Whether the learned mixture itself is the result."""

@@ -177,8 +177,10 @@ def _evaluation(task: _Task, data: DataPart, validation: DataPart, stop: Callabl
                 evidence = gather_evidence(network, unseen, proposal.architecture.group, proposal.seed)
     except DivergenceError as error:
         trouble = str(error)
-    except KeyboardInterrupt:  # as far as it came it may be the best there is
-        losses, errors = evaluate(network, validation)
+    except KeyboardInterrupt:
+        if history.n < n_steps(len(data), 1, proposal.training.batch_size):
+            raise
+        losses, errors = evaluate(network, validation)  # it has seen all data, so it may be the best there is
         trouble = _INTERRUPTED
     seconds = time.perf_counter() - started
     weights, shares = validation.sample_weights(), history.shares or None

@@ -145,6 +145,12 @@ class EvolutionarySearch(Search):
         candidates = 2 if self._is_guided else 2 * self.population_size  # the parents and about as many children
         return ((probe if self._is_guided else warmup) + self.n_generations * candidates * generation) / self.epochs_
 
+    def n_passes(self) -> int:
+        """About how often all validation images go through a network, the evidence apart."""
+        if self._is_guided:  # an evaluation for each candidate, and gradients, which take about three passes
+            return 2 * self.n_generations + (0 if self.call_level is None else 3 * (self.n_generations - 1))
+        return 1 + 2 * self.population_size * self.n_generations
+
     def result(self) -> Evaluation | None:
         """The chosen candidate, the most symmetric within the tolerance of the best.
 

@@ -63,6 +63,14 @@ class DataPart:
         units = None if self.units is None else numbered(self.units[rows])
         return DataPart(self.images[index], self.targets[index], self.preprocess, self.objective, weights, units)
 
+    def sample(self, n_units: int, seed: int) -> DataPart:
+        """So many of the units, drawn at random; all where there are not more."""
+        if n_units >= self.n_units:
+            return self
+        chosen = np.random.default_rng(seed).permutation(self.n_units)[:n_units]
+        units = np.arange(len(self)) if self.units is None else self.units
+        return self.subset(np.flatnonzero(np.isin(units, chosen)))
+
     @property
     def n_units(self) -> int:
         """How many independent units there are."""

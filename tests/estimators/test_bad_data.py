@@ -51,7 +51,7 @@ def objects(last: object) -> Any:
 
 
 REFUSED: dict[str, tuple[dict[str, Any], Any, list[str]]] = {
-    "text in X": (given(objects("dark")), ValueError, ["could not convert.*'dark'"]),
+    "text in X": (given(objects("dark")), ValueError, ["X holds text", "'dark'", "Convert"]),
     "None in X": (given(objects(None)), ValueError, ["X", "NaN"]),
     "a dict in X": (given(objects({})), TypeError, ["dict|argument must be"]),
     "missing values of pandas": (given(pd.DataFrame(X).mask(X > 15)), ValueError, ["NaN"]),
@@ -149,8 +149,10 @@ WORKS: dict[str, dict[str, Any]] = {
     "constant images": given(np.full((30, 5, 5), 7), np.arange(30) % 2, search="evolutionary"),
     "one constant channel": given(np.stack([X, 0 * X, X], -1).reshape(90, 8, 8, 3)),
     "images of one pixel": given(rng.normal(size=(40, 1)), np.arange(40) % 2, search="differentiable"),
-    "images of one row": given(rng.normal(size=(40, 1, 9)), np.arange(40) % 2, search="evolutionary"),
-    "images of one column": given(rng.normal(size=(40, 9, 1)), np.arange(40) % 2, sample_weight=np.ones(40)),
+    "images of one row": given(rng.normal(size=(40, 1, 9)), np.arange(40) % 2, search="evolutionary", group="D2"),
+    "images of one column": given(
+        rng.normal(size=(40, 9, 1)), np.arange(40) % 2, sample_weight=np.ones(40), group="D1(0)"
+    ),
     "two images": given(X[:2], y[:2]),
     "four images and a search": given(X[:4], [0, 1, 0, 1], search="evolutionary"),
     "large values": given(X * 1e100),
@@ -166,7 +168,7 @@ WORKS: dict[str, dict[str, Any]] = {
     "weights of one class alone, small": given(sample_weight=np.where(y == 1, 1e-06, 1.0)),
     "weights as a scalar": given(sample_weight=3.0),
     "weights of whole numbers": given(sample_weight=(1 + y).tolist(), search="differentiable"),
-    "more pixels than images": given(np.repeat(X, 20, axis=1)[:10], y[:10]),
+    "more pixels than images": given(np.repeat(X, 16, axis=1)[:10], y[:10]),
     "a mini-batch larger than the data": given(batch_size=10000, search="evolutionary"),
     "a validation part of nearly all": given(search="evolutionary", validation_fraction=0.95),
     "a validation part of nearly nothing": given(search="differentiable", validation_fraction=0.001),
@@ -209,10 +211,11 @@ def test_odd_targets_are_learned(case: str) -> None:
 
 
 PREDICTIONS: dict[str, tuple[Any, list[str]]] = {
-    "another image size": (np.zeros((3, 9, 9)), ["81 features", "64 features"]),
-    "channels last for first": (np.zeros((3, 8, 8, 2)), ["128 features", "64 features"]),
+    "another image size": (np.zeros((3, 9, 9)), [r"\(9, 9\)", r"\(8, 8\)"]),
+    "channels last for first": (np.zeros((3, 8, 8, 2)), [r"\(8, 8, 2\)", r"\(8, 8\)"]),
     "another shape of as many pixels": (np.zeros((3, 16, 4)), [r"\(16, 4\)", r"\(8, 8\)"]),
-    "text": (np.full((3, 64), "a"), ["could not convert|dtype"]),
+    "one image": (X[0].reshape(8, 8), [r"X\[None\]", r"\(8, 8\)"]),
+    "text": (np.full((3, 64), "a"), ["X holds text", "'a'", "Convert"]),
     "None": (None, ["None|array"]),
     "a sparse matrix": (sp.csr_array(X), ["[Ss]parse", "dense"]),
     "NaN": (np.full((3, 64), np.nan), ["X", "NaN"]),

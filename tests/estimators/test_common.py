@@ -13,7 +13,12 @@ from sklearn.utils.estimator_checks import estimator_checks_generator, parametri
 from skequinas import EquivariantNASClassifier, EquivariantNASRegressor, EvolutionarySearch, RandomSearch
 from skequinas.search.registry import SEARCHES
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+# the rows of the checks are no images, or only by the number of their columns, and some are repeated
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore:Rows of"),
+    pytest.mark.filterwarnings("ignore:.*nearly equal to others"),
+]
 
 # most checks fit a few dozen rows of a few numbers, many times
 SETTINGS: dict[str, Any] = {"width": 8, "max_epochs": 10, "batch_size": 20, "learning_rate": 0.03, "device": "cpu"}

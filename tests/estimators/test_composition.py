@@ -144,7 +144,7 @@ def test_outputs_of_transformers_may_be_tables() -> None:
 def test_weights_are_routed_through_pipelines_and_searches() -> None:
     weights = np.where(y == 0, 0.0, 1.0)  # class 0 is left out
     with sklearn.config_context(enable_metadata_routing=True):
-        model = classifier().set_fit_request(sample_weight=True)
+        model = classifier(max_epochs=12).set_fit_request(sample_weight=True)
         pipeline = Pipeline([("scale", StandardScaler().set_fit_request(sample_weight=False)), ("net", model)])
         scorer = get_scorer("accuracy").set_score_request(sample_weight=True)
         search = GridSearchCV(pipeline, {"net__width": [4, 8]}, cv=2, scoring=scorer)

@@ -27,6 +27,7 @@ from skequinas import (
 )
 from skequinas.estimators import BaseEquivariantNAS
 from skequinas.evidence import measures
+from skequinas.io import as_images
 from skequinas.search import Proposal, Search
 from skequinas.training import Batch, Monitor
 
@@ -70,6 +71,7 @@ class Clock:
         monkeypatch.setattr(Batch, "loss", slow)
 
 
+@pytest.mark.filterwarnings("ignore:time_budget=60 seconds leave less than an epoch")
 @pytest.mark.parametrize("search", SEARCHES)
 @pytest.mark.parametrize("budget", [60, 300, 1000])
 def test_a_fit_keeps_to_its_budget_to_the_mini_batch(
@@ -85,7 +87,8 @@ def test_a_fit_keeps_to_its_budget_to_the_mini_batch(
 
 def test_slow_steps_are_not_timed_for_longer_than_the_budget_allows(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
-    classifier(max_epochs=200, time_budget=3).fit(X, y)
+    with pytest.warns(ConvergenceWarning, match="time_budget=3 seconds leave less than an epoch"):
+        classifier(max_epochs=200, time_budget=3).fit(X, y)
     assert clock.now <= 3 + 1  # a step takes a second
 
 
@@ -243,7 +246,13 @@ def test_after_an_interruption_the_better_network_is_kept(monkeypatch: pytest.Mo
     assert len(model.history_["epoch"]) == 1
     chosen = model.search_.result()
     assert chosen is not None
-    assert model.network_ is chosen.network
+    np.testing.assert_allclose(
+        model.predict_proba(X),
+        EquivariantNASClassifier._respond(
+            model, chosen.network.eval().to_plain()(model.preprocessing_(as_images(X, (8, 8))))
+        ),
+        atol=1e-6,
+    )
 
 
 # --- warm starts ---
@@ -283,8 +292,8 @@ def test_a_warm_start_searches_more_generations() -> None:
 def test_a_warm_start_without_search_trains_on(kind: type) -> None:
     target = y if kind is EquivariantNASClassifier else X.sum(axis=1)
     model = kind(search="none", **SMALL | {"max_epochs": 1}, warm_start=True)
-    losses = [model.fit(X, target).history_["loss"][0] for _ in range(3)]
-    assert losses[0] > losses[1] > losses[2]
+    losses = [model.fit(X, target).history_["loss"][0] for _ in range(5)]
+    assert losses[0] > losses[2] > losses[4]  # a single epoch of ten mini-batches may go up a little
     cold = kind(search="none", **SMALL | {"max_epochs": 1})
     assert cold.fit(X, target).history_["loss"][0] == cold.fit(X, target).history_["loss"][0]
 
@@ -349,7 +358,8 @@ def test_a_callback_ends_the_search_and_the_training() -> None:
     assert model.history_["epoch"].tolist() == [1]
     stopped = classifier(callback=lambda progress: np.bool_(progress.epoch == 2)).fit(X, y)
     assert stopped.history_["epoch"].tolist() == [1, 2]
-    assert classifier("random", callback=lambda _: 1).fit(X, y).search_results_["generation"].max() == 2  # only True
+    assert classifier("random", callback=lambda _: "now").fit(X, y).search_results_["generation"].max() == 0
+    assert classifier("random", callback=lambda _: 0).fit(X, y).search_results_["generation"].max() == 2
 
 
 def test_an_error_in_a_callback_is_raised() -> None:

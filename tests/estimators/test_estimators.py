@@ -9,6 +9,7 @@ import pickle
 import random
 import re
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import cache
 from typing import Any
 
@@ -35,7 +36,6 @@ from skequinas import (
     PointGroup,
     RandomSearch,
 )
-from skequinas.estimators import preparation
 from skequinas.search import Search
 from skequinas.training import DivergenceError
 
@@ -352,11 +352,11 @@ SHAPES: dict[str, tuple[tuple[int, ...], str, tuple[int, ...] | None, tuple[int,
     # shape and type of a sample, image_shape, size and channels of the network's input
     "colour bytes, channels last": ((9, 9, 3), "u1", None, (9, 3)),
     "colour bytes, channels first": ((3, 9, 9), "u1", None, (9, 3)),
-    "wide": ((5, 9), "f4", None, (9, 1)),
-    "tall": ((10, 6), "f8", None, (10, 1)),
-    "wide colour bytes": ((5, 8, 3), "u1", None, (8, 3)),
+    "wide": ((5, 9), "f4", None, ((5, 9), 1)),
+    "tall": ((10, 6), "f8", None, ((10, 6), 1)),
+    "wide colour bytes": ((5, 8, 3), "u1", None, ((5, 8), 3)),
     "rows of 30 features": ((30,), "f8", None, (6, 1)),
-    "wide rows of 30 features": ((30,), "f8", (5, 6), (6, 1)),
+    "wide rows of 30 features": ((30,), "f8", (5, 6), ((5, 6), 1)),
     "one pixel": ((1,), "f8", None, (1, 1)),
     "one coloured pixel": ((1, 1, 3), "f8", (1, 1, 3), (1, 3)),
     "four channels": ((4, 7, 7), "i2", None, (7, 4)),
@@ -370,13 +370,16 @@ def test_images_of_many_shapes_are_learned(
     shape: tuple[int, ...], dtype: str, image_shape: tuple[int, ...] | None, expected: tuple[int, int], search: Any
 ) -> None:
     images, labels = np.random.default_rng(0).integers(0, 200, (24, *shape)).astype(dtype), np.arange(24) % 2
-    model = classifier(search=search, image_shape=image_shape, max_epochs=0.5).fit(images, labels)
+    model = classifier(search=search, image_shape=image_shape, max_epochs=0.5)
+    square = isinstance(expected[0], int) and shape != (30,)
+    with nullcontext() if square else pytest.warns(UserWarning, match="Rows of 30|cannot be moved by all of D4"):
+        model.fit(images, labels)
     assert (model.architecture_.image_size, model.architecture_.in_channels) == expected
     assert model.n_features_in_ == np.prod(shape)
     assert np.isfinite(model.predict_proba(images)).all()
     changes = model.learned_symmetry_.measured_change
     group = model.architecture_.symmetry
-    assert all(changes[D4.element_name(g)] < 1e-4 for g in group.elements)
+    assert all(changes[group.group.element_name(g)] < 1e-4 for g in group.elements)
 
 
 @pytest.mark.parametrize(
@@ -431,7 +434,7 @@ BAD_FITS: dict[str, tuple[dict[str, Any], Any, Any, list[str]]] = {
     "one row": ({}, X[0], y[:64], ["2D array"]),
     "five axes": ({}, X.reshape(-1, 2, 2, 4, 4), y, ["X", r"\(n, height, width"]),
     "complex numbers": ({}, X * 1j, y, ["[Cc]omplex"]),
-    "words": ({}, np.full((120, 64), "a"), y, ["could not convert|dtype"]),
+    "words": ({}, np.full((120, 64), "a"), y, ["X holds text", "'a'"]),
     "one class": ({}, X, np.zeros(120), ["y", "one class", "0", "Add"]),
     "one class of words": ({}, X, np.full(120, "a"), ["y", "one class", "a", "Add"]),
     "NaN in the labels": ({}, X, np.where(y == 1, np.nan, y), ["y", "NaN"]),
@@ -454,7 +457,7 @@ BAD_FITS: dict[str, tuple[dict[str, Any], Any, Any, list[str]]] = {
     ),
     "an empty name": ({"group": ""}, X, y, ["group=''", "Use 'C'"]),
     "group=4": ({"group": 4}, X, y, ["'group'", "4"]),
-    "search='annealing'": ({"search": "annealing"}, X, y, ["'search'", "'annealing'", "'evolutionary'"]),
+    "search='annealing'": ({"search": "annealing"}, X, y, ["search='annealing'", "'evolutionary'"]),
     "search=a class": ({"search": EvolutionarySearch}, X, y, ["'search'", "EvolutionarySearch"]),
     "architecture='resnet'": ({"architecture": "resnet"}, X, y, ["'architecture'", "'resnet'", "'paper'"]),
     "other group": ({"architecture": given_architecture(group="C4")}, X, y, ["architecture", "C4", "group='D4'"]),
@@ -513,7 +516,7 @@ def test_more_bad_input_to_fit_is_refused(
 BAD_REGRESSIONS: dict[str, tuple[Any, list[str]]] = {
     "NaN": (np.where(y == 1, np.nan, 0.0), ["y", "NaN"]),
     "infinity": (np.where(y == 1, np.inf, 0.0), ["y", "infinity"]),
-    "words": (WORDS, ["could not convert|y"]),
+    "words": (WORDS, ["y holds text", "EquivariantNASClassifier"]),
     "fewer": (INK[:50], ["120", "50"]),
     "NaN in one output": (np.stack([INK, np.where(y == 1, np.nan, 0.0)], 1), ["y", "NaN"]),
 }
@@ -526,10 +529,10 @@ def test_bad_targets_of_a_regression_are_refused(targets: Any, words: list[str])
 
 BAD_PREDICTIONS: dict[str, tuple[Any, list[str]]] = {
     "fewer features": (X[:, :63], ["63 features", "64 features"]),
-    "more features": (np.zeros((5, 81)), ["81 features", "64 features"]),
-    "larger images": (np.zeros((5, 9, 9)), ["81 features", "64 features"]),
+    "more features": (np.zeros((5, 81)), [r"\(9, 9\)", r"\(8, 8\)"]),
+    "larger images": (np.zeros((5, 9, 9)), [r"\(9, 9\)", r"\(8, 8\)"]),
     "as many pixels in another shape": (np.zeros((5, 4, 16)), [r"\(4, 16\)", r"\(8, 8\)"]),
-    "more channels": (np.zeros((5, 3, 8, 8)), ["192 features", "64 features"]),
+    "more channels": (np.zeros((5, 3, 8, 8)), [r"\(3, 8, 8\)", r"\(8, 8\)"]),
     "NaN": (with_value(np.nan), ["X", "NaN"]),
     "infinity": (with_value(-np.inf), ["X", "infinity"]),
     "no samples": (X[:0], ["0 sample"]),
@@ -711,35 +714,3 @@ def test_modules_are_plain_enough_for_a_fresh_start() -> None:
             copies.append(layer)
     inputs = model.preprocessing_(torch.from_numpy(X.reshape(-1, 1, 8, 8)).float())
     torch.testing.assert_close(nn.Sequential(*copies)(inputs), model.module_(inputs))
-
-
-def test_copies_of_an_image_stay_on_one_side_of_the_split() -> None:
-    rng = np.random.default_rng(0)
-    images = rng.random((12, 5, 5)).astype(np.float32)
-    copies = np.concatenate([images, np.rot90(images, 1, (1, 2)), images[:, :, ::-1], images])
-    model = classifier(search="evolutionary", max_epochs=1)
-    seen: dict[str, Any] = {}
-    original = preparation._held_out
-
-    def remember(task: Any, whole: Any, y: Any, seed: int) -> Any:
-        seen["split"] = original(task, whole, y, seed)
-        return seen["split"]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(preparation, "_held_out", remember)
-        model.fit(copies, np.tile(np.arange(12) % 2, 4))
-    split = seen["split"]
-    sums = [
-        set(np.round(part.images.sum((1, 2, 3)).numpy(), 3).tolist()) for part in (split.training, split.validation)
-    ]
-    assert len(split.training) + len(split.validation) == 48
-    assert len(sums[0] | sums[1]) == 12
-    assert not sums[0] & sums[1]
-
-
-def test_without_copies_the_split_is_that_of_scikit_learn() -> None:
-    model = classifier(search="evolutionary", max_epochs=1).fit(X, y)
-    first, copy_of = preparation._distinct(torch.from_numpy(X.reshape(-1, 1, 8, 8)), D4)
-    np.testing.assert_array_equal(first, np.arange(len(X)))
-    np.testing.assert_array_equal(copy_of, np.arange(len(X)))
-    assert model.score(X, y) > 0.2

@@ -56,7 +56,9 @@ MODELS: dict[str, Callable[[], Any]] = {
     "regressor of two": lambda: EquivariantNASRegressor(D4.subgroup("C4"), search="none", **SMALL).fit(
         X.reshape(-1, 8, 8), np.stack([y, 1e3 + X.sum(axis=1)], axis=1)
     ),
-    "colours": lambda: EquivariantNASClassifier(search="none", image_shape=(4, 5, 3), **SMALL).fit(X[:, :60], y),
+    "colours": lambda: EquivariantNASClassifier(search="none", group="D2", image_shape=(4, 5, 3), **SMALL).fit(
+        X[:, :60], y
+    ),
     "table": lambda: EquivariantNASClassifier(search="none", **SMALL).fit(
         pd.DataFrame(X, columns=[f"pixel {i}" for i in range(64)]), y
     ),
