@@ -247,6 +247,7 @@ class BaseEquivariantNAS(ExportMixin, CallbackSupportMixin, BaseEstimator, Param
             share_history=search.share_history_,
             regression=not is_classifier(self),
             remark=remark,
+            n_batches=session.asked_batches(),
         )
         # what is kept lies on the CPU, so that a model can be loaded where there is no GPU
         search.pending_, search.best_ = [], None

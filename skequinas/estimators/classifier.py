@@ -125,12 +125,6 @@ class EquivariantNASClassifier(ClassifierMixin, BaseEquivariantNAS, ClassifierPa
     @staticmethod
     def _check_labels(y: NDArray[Any]) -> None:
         if y.dtype == object:
-            missing = [label for label in y if label is None or (isinstance(label, float) and label != label)]
-            if missing:
-                raise ValueError(
-                    f"y holds {missing[0]} among its labels. Leave out images without a label, or give them one, such "
-                    "as 'unknown'."
-                )
             words = np.array([isinstance(label, str) for label in y])
             if words.any() and not words.all():
                 kinds = ", ".join(sorted({type(label).__name__ for label in y}))

@@ -137,6 +137,7 @@ def _restored(state: dict[str, Any], tensors: dict[str, torch.Tensor]) -> BaseEq
 
     kind = _ESTIMATORS[state["estimator"]]
     model = kind(**{name: _decode(value) for name, value in state["parameters"].items()})
+    model._validate_params()
     model.n_features_in_ = state["n_features_in"]
     if state["feature_names_in"] is not None:
         model.feature_names_in_ = array_from_json(state["feature_names_in"])
@@ -213,6 +214,7 @@ def _restored_symmetry(values: dict[str, Any], architecture: Architecture) -> Le
         and all(set(values[name] or elements) == elements for name in ("measured_change", "effective_invariance"))
         and isinstance(values["regression"], bool)
         and isinstance(values["remark"], str)
+        and (values["n_batches"] is None or type(values["n_batches"]) is int)
     )
     if not sound:
         raise ValueError(f"what was learned does not belong to an architecture with the search group {group.name}")

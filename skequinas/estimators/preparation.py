@@ -157,11 +157,13 @@ def prepare(
 def read_more(task: Any, X: Any, image_shape: tuple[int, ...], argument: str = "X") -> NDArray[Any]:
     """Images of another array as finite rows; they must be as those in `fit`."""
     X, shape = as_rows(X, argument)
-    if shape is not None and shape != image_shape:
-        one = f" For a single image pass {argument}[None]." if shape == image_shape[1:] else ""
+    single = len(image_shape) == 2 and shape is None and tuple(getattr(X, "shape", ())) == image_shape
+    single = single and image_shape[1] != task.n_features_in_
+    if single or (shape is not None and shape != image_shape):
+        found = f"is one image of shape {image_shape}" if single else f"has images of shape {shape}"
+        one = f" For a single image pass {argument}[None]." if single or shape == image_shape[1:] else ""
         raise ValueError(
-            f"{argument} has images of shape {shape}, but {type(task).__name__} was fitted with images of shape "
-            f"{image_shape}.{one}"
+            f"{argument} {found}, but {type(task).__name__} was fitted with images of shape {image_shape}.{one}"
         )
     rows: NDArray[Any] = _validated(task, X, argument=argument, reset=False)
     return rows
@@ -169,17 +171,35 @@ def read_more(task: Any, X: Any, image_shape: tuple[int, ...], argument: str = "
 
 def _validated(task: Any, X: Any, y: Any = None, *, argument: str = "X", **checks: Any) -> Any:
     """What scikit-learn checks, with words for those who have images."""
+    if y is not None:
+        _check_missing(y)
+    numeric = bool(checks.get("y_numeric")) and y is not None
+    if numeric and np.asarray(y).dtype.kind in "US":
+        _explain("y", y, _FOR_LABELS)
     try:
-        return (
-            validate_data(task, X, **checks)
-            if y is None and not checks.get("reset", True)
-            else validate_data(task, X, y, **checks)
-        )
-    except (ValueError, TypeError) as error:
+        if checks.get("reset", True):
+            return validate_data(task, X, y, **checks)
+        return validate_data(task, X, **checks)
+    except (ValueError, TypeError):
         _explain(argument, X, "Fill missing pixels, as with numpy.nan_to_num, or leave such images out.")
-        if checks.get("y_numeric") and y is not None:
-            _explain("y", y, "A regressor needs numbers; for labels there is EquivariantNASClassifier.")
-        raise error
+        if numeric:
+            _explain("y", y, _FOR_LABELS)
+        raise
+
+
+_FOR_LABELS = "A regressor needs numbers; for labels there is EquivariantNASClassifier."
+
+
+def _check_missing(y: Any) -> None:
+    """Raise an error where some images have no label."""
+    if getattr(getattr(y, "dtype", None), "kind", "") != "O" and not isinstance(y, list | tuple):
+        return
+    for label in np.asarray(y, dtype=object).ravel().tolist():
+        if label is None or (isinstance(label, float) and label != label):
+            raise ValueError(
+                f"Input y contains NaN: y holds {label} for some image. Leave out images without a label, or give them "
+                "one, such as 'unknown'."
+            )
 
 
 def _explain(argument: str, values: Any, remedy: str) -> None:

@@ -26,6 +26,9 @@ __all__ = ["MEASURED_IMAGES", "Session"]
 _FEWEST = 32
 """Held-out images that a search is given at least, if there are so many."""
 
+_LARGE = 10_000
+"""Values in an image from which on a mini-batch takes long enough to be timed in part."""
+
 MEASURED_IMAGES = 512
 """On how many images the change under every element is measured, at most."""
 
@@ -50,6 +53,12 @@ class Session:
     def n_batches(self, trainings: float) -> int:
         """The mini-batches of so many full trainings."""
         return n_steps(len(self.split.whole), trainings * self.epochs, self.training.batch_size)
+
+    def asked_batches(self) -> int | None:
+        """On how many mini-batches the network was trained that gave the evidence."""
+        if self.search.evidence_ is None or not self.search.records_:
+            return None
+        return n_steps(len(self.split.training), self.search.records_[0]["epochs"], self.training.batch_size)
 
     def shrink_to_budget(self) -> None:
         """With a time budget, time a few steps, and shorten search and training alike where they would not fit."""
@@ -107,10 +116,13 @@ class Session:
             ticks.append(time.perf_counter())
             return ticks[-1] - ticks[0] > seconds
 
-        epochs = 6 / self.n_batches(1) * self.epochs
+        # of large images a few tell how long a mini-batch takes
+        data, batch_size = self.split.whole, self.training.batch_size
+        few = min(batch_size, len(data), 8) if data.images[0].numel() > _LARGE else batch_size
+        epochs = 6 / n_steps(len(data), 1, few)
         with suppress(DivergenceError):
-            train(network, self.split.whole, self.training, epochs, seed=self.seed, on_step=on_step)
-        return float(np.median(np.diff(ticks)))  # the first steps are slower
+            train(network, data, replace(self.training, batch_size=few), epochs, seed=self.seed, on_step=on_step)
+        return float(np.median(np.diff(ticks))) * min(batch_size, len(data)) / min(few, len(data))
 
     def _shorten(self, training: float, available: float) -> None:
         """Shorten everything alike, given the seconds of a full training and those that are available.

@@ -15,6 +15,10 @@ from skequinas.groups import PointGroup
 __all__ = ["LearnedSymmetry"]
 
 
+_FEW_BATCHES = 50
+"""Fewer mini-batches than these are too short a training: the next order of the rows may give another verdict."""
+
+
 @dataclass(frozen=True, eq=False)
 class LearnedSymmetry:
     """The symmetry that a fitted model is constrained to, layer by layer, the evidence for it, and what was measured.
@@ -62,6 +66,8 @@ class LearnedSymmetry:
         Whether the targets are numbers.
     remark : str, default=""
         Why less was considered than the user's group, if it was.
+    n_batches : int or None, default=None
+        On how many mini-batches the network that was asked had been trained.
     """
 
     search_group: str
@@ -77,6 +83,7 @@ class LearnedSymmetry:
     share_history: Mapping[str, Mapping[str, Sequence[float]]] | None = None
     regression: bool = False
     remark: str = ""
+    n_batches: int | None = None
 
     @property
     def verdicts(self) -> dict[str, str]:
@@ -169,6 +176,15 @@ class LearnedSymmetry:
                 "The network could not predict held-out targets better than chance, so nothing speaks for or against "
                 "any symmetry: more images or longer training are needed."
             )
+        return self._doubt_by_level() + self._shortness()
+
+    def _shortness(self) -> str:
+        """A sentence where the network that was asked was trained too little for a verdict that lasts."""
+        if self.n_batches is None or self.n_batches >= _FEW_BATCHES:
+            return ""
+        return f" The network that was asked was trained on {self.n_batches} mini-batches only: train for longer."
+
+    def _doubt_by_level(self) -> str:
         called, *others = self.indistinct
         low, high = level_band(self.level)
         if others:

@@ -20,6 +20,9 @@ __all__ = ["PRECISIONS", "DivergenceError", "TrainingSettings", "refresh_statist
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
+_FEW_STEPS = 40
+"""After fewer steps the running statistics of batch norm still lag behind the weights, and are taken anew."""
+
 
 class DivergenceError(ArithmeticError):
     """The training loss became NaN or infinite."""
@@ -162,6 +165,8 @@ def train(
             asked = on_epoch is not None and bool(on_epoch(log[-1]))
             if asked or stop or (patience is not None and waited >= patience):
                 break
+    if step < _FEW_STEPS:
+        refresh_statistics(network, data, settings.batch_size, seed=seed, n_batches=min(step, 16))
     with torch.inference_mode():
         sample = network.eval()(data.batch(torch.arange(min(len(data), 16), device=data.images.device))[0])
     if not bool(sample.isfinite().all()):
@@ -170,16 +175,18 @@ def train(
 
 
 @torch.no_grad()
-def refresh_statistics(network: nn.Module, data: DataPart, batch_size: int = 64, *, seed: int = 0) -> None:
+def refresh_statistics(
+    network: nn.Module, data: DataPart, batch_size: int = 64, *, seed: int = 0, n_batches: int = 16
+) -> None:
     """Give all batch norms the statistics of data, as where kernels were projected and the old ones are of no use.
 
-    They are those of up to sixteen mini-batches of training, each counted alike.
+    They are those of so many mini-batches at most, each counted alike.
     """
     norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     momenta, training = [m.momentum for m in norms], network.training
     network.train()
     batches = endless_batches(data, batch_size, seed)
-    for number in range(1, 1 + min(16, batches_per_epoch(len(data), batch_size))):
+    for number in range(1, 1 + min(n_batches, batches_per_epoch(len(data), batch_size))):
         for m in norms:
             m.momentum = 1 / number
         network(next(batches).inputs)
@@ -220,7 +227,7 @@ def _schedule(
 
 def remedy(settings: TrainingSettings) -> str:
     """What to change after a training that diverged."""
-    if settings.learning_rate * settings.weight_decay > 1:  # every step more than undoes the weights
+    if settings.weight_decay > 1 and settings.learning_rate * settings.weight_decay > 1:  # it more than undoes weights
         return f"Reduce weight_decay={settings.weight_decay:g}: times learning_rate it must stay well below 1."
     return f"Reduce learning_rate={settings.learning_rate:g}, or scale X and y."
 

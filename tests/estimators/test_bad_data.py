@@ -30,7 +30,8 @@ SMALL = {"width": 8, "max_epochs": 1, "batch_size": 32, "random_state": 0, "devi
 
 
 def fit(kind: type, images: Any, target: Any, sample_weight: Any = None, **parameters: Any) -> Any:
-    return kind(**{"search": "none", **SMALL, **parameters}).fit(images, target, sample_weight)
+    groups = parameters.pop("groups", None)
+    return kind(**{"search": "none", **SMALL, **parameters}).fit(images, target, sample_weight, groups)
 
 
 def given(images: Any = X, target: Any = y, sample_weight: Any = None, **parameters: Any) -> dict[str, Any]:
@@ -63,7 +64,7 @@ REFUSED: dict[str, tuple[dict[str, Any], Any, list[str]]] = {
     "images of unequal sizes": (given([np.ones((3, 3)), np.ones((4, 4))], [0, 1]), ValueError, ["X", "same size"]),
     "squares that overflow": (given(X * 1e200), ValueError, ["X", "Scale X"]),
     "negative infinity": (given(np.where(X > 15, -np.inf, X)), ValueError, ["X", "infinity"]),
-    "None among the labels": (given(target=[None, *y[1:]]), (ValueError, TypeError), ["label|None|NaN|not supported"]),
+    "None among the labels": (given(target=[None, *y[1:]]), ValueError, ["y holds None", "Leave out"]),
     "labels for several outputs": (given(target=np.stack([y, y], 1)), ValueError, ["1d array|should be a 1d"]),
     "labels of another length": (given(target=y[:-1]), ValueError, ["inconsistent", "90", "89"]),
     "labels of mixed kinds": (
@@ -90,7 +91,18 @@ REFUSED: dict[str, tuple[dict[str, Any], Any, list[str]]] = {
         ["sample_weight", "3 samples", "4"],
     ),
     "words as weights": (given(sample_weight=["a"] * 90), ValueError, ["could not convert|sample_weight"]),
-    "a class weight for no class": (given(class_weight={0: 1, 7: 2}), ValueError, ["class_weight", "7|not in"]),
+    "a class weight for no class": (given(class_weight={0: 1, 99: 2}), ValueError, ["class_weight", "99", "no class"]),
+    "a class weight that is a word": (given(class_weight={0: "heavy"}), ValueError, ["class_weight\\[0\\]", "'heavy'"]),
+    "masked pixels": (given(np.ma.masked_greater(X, 12)), TypeError, ["X", "masked", "filled"]),
+    "image_shape=(True, 64)": (given(image_shape=(True, 64)), ValueError, ["image_shape", "True", "positive"]),
+    "weight_decay=1e30": (given(weight_decay=1e30), ArithmeticError, ["weight_decay=1e\\+30", "Reduce"]),
+    "NaN among the pixels": (given(np.where(X > 15, np.nan, X)), ValueError, ["X", "NaN", "nan_to_num"]),
+    "NaN among words": (
+        given(target=np.array(["a", "b", np.nan] * 30, dtype=object)),
+        ValueError,
+        ["y holds nan", "Leave out"],
+    ),
+    "groups of another length": (given(groups=np.arange(89)), ValueError, ["inconsistent", "90", "89"]),
     "a negative class weight": (given(class_weight={0: -1, 1: 1, 2: 1}), ValueError, ["class_weight", ">= 0"]),
     "class weights that are all zero": (given(class_weight={0: 0, 1: 0, 2: 0}), ValueError, ["class_weight", "zero"]),
     "weights that exclude each other": (
@@ -124,7 +136,7 @@ def test_bad_data_are_refused_with_words_that_help(case: str) -> None:
 REFUSED_TARGETS: dict[str, tuple[Any, list[str]]] = {
     "squares that overflow": (INK * 1e300, ["y", "Scale y"]),
     "three axes": (np.ones((90, 2, 2)), ["dim|y"]),
-    "text": (["a"] * 90, ["could not convert"]),
+    "text": (["a"] * 90, ["y holds text", "'a'", "EquivariantNASClassifier"]),
     "complex": (INK * 1j, ["[Cc]omplex"]),
 }
 

@@ -155,21 +155,23 @@ def test_groups_may_be_words_and_take_part_in_metadata_routing() -> None:
 # --- tests ---
 
 
-def sure(n_units: int, size: int, rng: np.random.Generator) -> np.ndarray:
+def sure(units: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Log-probabilities of images in units, alike under all moves in distribution, and alike within a unit."""
-    shared = rng.normal(size=(1, 8, n_units)).repeat(size, axis=2)
+    shared = rng.normal(size=(1, 8, units.max() + 1))[:, :, units]
     return shared + 0.1 * rng.normal(size=shared.shape)
 
 
-@pytest.mark.parametrize("size", [1, 5])
+SIZES = {"one image": np.ones(60, int), "five copies": np.full(60, 5), "unequal": 1 + np.arange(60) % 3 * 4}
+
+
+@pytest.mark.parametrize("sizes", SIZES)
 @pytest.mark.parametrize("weighted", [False, True])
-def test_the_level_holds_with_units_and_weights(size: int, weighted: bool) -> None:
-    rng, p_values = np.random.default_rng(size), []
+def test_the_level_holds_with_units_and_weights(sizes: str, weighted: bool) -> None:
+    rng, p_values = np.random.default_rng(0), []
+    units = np.arange(60).repeat(SIZES[sizes])
     for _ in range(300):
-        logs = sure(60, size, rng)
-        n = logs.shape[2]
-        weights = rng.exponential(size=n) if weighted else None
-        units = np.arange(60).repeat(size)
+        logs = sure(units, rng)
+        weights = rng.exponential(size=len(units)) if weighted else None
         p_values.append(orbit_test(logs, weights, rng, 199, units))
     for level in (0.01, 0.05, 0.1):
         found = int(np.sum(np.array(p_values) <= level))
@@ -178,7 +180,7 @@ def test_the_level_holds_with_units_and_weights(size: int, weighted: bool) -> No
 
 def test_without_units_the_level_does_not_hold() -> None:
     rng = np.random.default_rng(0)
-    p_values = [orbit_test(sure(60, 5, rng), None, rng, 199) for _ in range(100)]
+    p_values = [orbit_test(sure(np.arange(60).repeat(5), rng), None, rng, 199) for _ in range(100)]
     assert np.mean(np.array(p_values) <= 0.05) > 0.15
 
 
