@@ -226,7 +226,8 @@ class BaseEquivariantNAS(ExportMixin, CallbackSupportMixin, BaseEstimator, Param
         measures = Measures.unknown(group)
         try:
             measures = measure(lambda x: self._respond(plain(x)), inputs, group, probabilities=is_classifier(self))
-            self._warn_of_constant(plain, inputs)
+            if bool((split.whole.targets != split.whole.targets[0]).any()):
+                self._warn_of_constant(plain, inputs)
         except KeyboardInterrupt:
             if session.interrupted or self.on_interrupt == "raise":
                 raise

@@ -211,7 +211,8 @@ def _restored_symmetry(values: dict[str, Any], architecture: Architecture) -> Le
         values["search_group"] == group.name
         and values["group"] == architecture.symmetry.name
         and values["constraints"] == layers
-        and all(set(values[name] or elements) == elements for name in ("measured_change", "effective_invariance"))
+        and set(values["measured_change"] or ()) == elements
+        and (values["effective_invariance"] is None or set(values["effective_invariance"]) == elements)
         and isinstance(values["regression"], bool)
         and isinstance(values["remark"], str)
         and (values["n_batches"] is None or type(values["n_batches"]) is int)

@@ -259,7 +259,8 @@ def _given_validation(
     weights = task._weighted(y, None)
     importance = None if weights is None else torch.from_numpy((weights / weights.mean()).astype(np.float32))
     images, device = as_images(X, image_shape), whole.images.device
-    both = torch.cat([whole.images.cpu().double(), images.double()])
+    dtype = torch.promote_types(whole.images.dtype, images.dtype)
+    both = torch.cat([whole.images.cpu().to(dtype), images.to(dtype)])
     copy_of = distinct(both, group)[1]
     n_seen = int(np.isin(copy_of[len(whole) :], copy_of[: len(whole)]).sum())
     if n_seen:

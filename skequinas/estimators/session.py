@@ -26,6 +26,9 @@ __all__ = ["MEASURED_IMAGES", "Session"]
 _FEWEST = 32
 """Held-out images that a search is given at least, if there are so many."""
 
+_FEW_STEPS = 40
+"""After fewer steps the running statistics of batch norm still lag behind the weights, and are taken anew."""
+
 _LARGE = 10_000
 """Values in an image from which on a mini-batch takes long enough to be timed in part."""
 
@@ -221,6 +224,9 @@ class Session:
             on_step=self.monitor.step,
             on_epoch=on_epoch,
         )
+        n_steps_made = self.n_batches(epochs / self.epochs)
+        if self.monitor.time_budget is not None and n_steps_made < _FEW_STEPS:
+            refresh_statistics(self.network, self.split.whole, self.training.batch_size, n_batches=n_steps_made)
 
     def _augmentation(self, architecture: Architecture) -> RandomTurns | None:
         """All turns, if the architecture looks the same under all of the group's; or if it is an ordinary CNN."""

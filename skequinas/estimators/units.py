@@ -112,8 +112,7 @@ def near_copies(images: Tensor, group: PointGroup) -> tuple[NDArray[np.int64], N
     size = min(images.shape[2], _SIDE), min(images.shape[3], _SIDE)
     if len(images) < 2 or size[0] * size[1] < _FEWEST_PIXELS:
         return nothing, nothing
-    grey = images.float().mean(1, keepdim=True)
-    small = F.adaptive_avg_pool2d(grey, size)
+    small = torch.cat([F.adaptive_avg_pool2d(part.float().mean(1, keepdim=True), size) for part in images.split(256)])
     small = small - small.mean((2, 3), keepdim=True)
     moved = [transform_images(small, group, g) for g in pixel_elements(group)]
     common = torch.stack([m.mean(0) for m in moved]).mean(0)

@@ -20,9 +20,6 @@ __all__ = ["PRECISIONS", "DivergenceError", "TrainingSettings", "refresh_statist
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
-_FEW_STEPS = 40
-"""After fewer steps the running statistics of batch norm still lag behind the weights, and are taken anew."""
-
 
 class DivergenceError(ArithmeticError):
     """The training loss became NaN or infinite."""
@@ -165,8 +162,6 @@ def train(
             asked = on_epoch is not None and bool(on_epoch(log[-1]))
             if asked or stop or (patience is not None and waited >= patience):
                 break
-    if step < _FEW_STEPS:
-        refresh_statistics(network, data, settings.batch_size, seed=seed, n_batches=min(step, 16))
     with torch.inference_mode():
         sample = network.eval()(data.batch(torch.arange(min(len(data), 16), device=data.images.device))[0])
     if not bool(sample.isfinite().all()):

@@ -18,6 +18,7 @@ pytestmark = [
     pytest.mark.usefixtures("one_thread"),
     pytest.mark.filterwarnings("ignore:Rows of"),
     pytest.mark.filterwarnings("ignore:.*nearly equal to others"),
+    pytest.mark.filterwarnings("ignore:The network gives the same output"),
 ]
 
 # most checks fit a few dozen rows of a few numbers, many times

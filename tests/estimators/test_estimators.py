@@ -780,19 +780,16 @@ def test_a_network_that_says_the_same_of_every_image_is_pointed_out() -> None:
     model = copy.copy(fitted("none"))
     images = torch.from_numpy(SQUARES[:5, None]).float()
     with pytest.warns(ConvergenceWarning, match="same output for every image.*learning_rate="):
-        model._warn_of_constant(
-            nn.Sequential(nn.Flatten(), nn.Linear(64, 3).requires_grad_(False), nn.Threshold(1e9, 0.0)), images
-        )
+        model._warn_of_constant(nn.Sequential(nn.Flatten(), nn.Threshold(1e9, 0.0)), images)
     model._warn_of_constant(nn.Flatten(), images[:1].expand(5, -1, -1, -1))  # where images are alike it is right
 
 
-@pytest.mark.parametrize("search", ["evolutionary"])
-def test_the_order_of_the_rows_does_not_change_the_verdict(search: str) -> None:
+def test_the_order_of_the_rows_does_not_change_the_verdict() -> None:
     images, labels = load_digits(n_class=6, return_X_y=True)
     verdicts = []
     for seed in range(4):
-        order = np.random.default_rng(seed).permutation(len(images))[:]
-        model = EquivariantNASClassifier("C4", search, width=16, max_epochs=12, random_state=0)
+        order = np.random.default_rng(seed).permutation(500)
+        model = classifier(group="C4", search="evolutionary", max_epochs=10)
         verdicts.append(model.fit(images[order], labels[order]).learned_symmetry_.group)
     assert verdicts == ["C1"] * 4
 
