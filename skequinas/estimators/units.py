@@ -115,40 +115,43 @@ def near_copies(images: Tensor, group: PointGroup) -> tuple[NDArray[np.int64], N
     size = min(images.shape[2], _SIDE), min(images.shape[3], _SIDE)
     if len(images) < 2 or size[0] * size[1] < _FEWEST_PIXELS:
         return nothing, nothing
-    small = torch.empty(len(images), size[0] * size[1], dtype=torch.float16)
-    for rows in torch.arange(len(images)).split(_AT_ONCE):
+
+    def small(rows: Tensor) -> Tensor:
         grey = F.adaptive_avg_pool2d(images[rows].float().mean(1, keepdim=True), size).flatten(1)
         grey = grey - grey.mean(1, keepdim=True)
-        small[rows] = (grey / grey.abs().amax(1, keepdim=True).clamp_min(1e-12)).half()
+        return grey / grey.abs().amax(1, keepdim=True).clamp_min(1e-12)
 
     def move(rows: Tensor, g: int) -> Tensor:
         return transform_images(rows.unflatten(1, size), group, g).flatten(1)
 
-    elements = pixel_elements(group)
-    average = torch.stack([move(torch.eye(small.shape[1]), g) for g in elements]).mean(0)  # over the group
-    common = small.mean(0, dtype=torch.float32) @ average
-
     def rest(rows: Tensor) -> Tensor:
-        return F.normalize(rows.float() - common, dim=1)
+        return F.normalize(rows - common, dim=1)
 
+    elements, chunks = pixel_elements(group), torch.arange(len(images)).split(_AT_ONCE)
+    n_pixels = size[0] * size[1]
+    average = torch.stack([move(torch.eye(n_pixels), g) for g in elements]).mean(0)  # over the group
+    total, covariance = torch.zeros(n_pixels), torch.zeros(n_pixels, n_pixels)
+    for rows in chunks:
+        total += small(rows).sum(0)
+    common = total / len(images) @ average
+    for rows in chunks:
+        own = rest(small(rows))
+        covariance += own.T @ own
     # near copies lie within this distance, and so do their coordinates along any direction that the group leaves alone
     reach = (2 - 2 * _ALIKE) ** 0.5
-    covariance = torch.zeros(small.shape[1], small.shape[1])
-    for part in small.split(_AT_ONCE):
-        covariance += rest(part).T @ rest(part)
     direction = torch.linalg.eigh(average @ covariance @ average)[1][:, -1]
-    places, order = torch.cat([rest(part) @ direction for part in small.split(_AT_ONCE)]).sort()
-    small = small[order]
+    places, order = torch.cat([rest(small(rows)) @ direction for rows in chunks]).sort()
     ends = torch.searchsorted(places, places + reach, right=True)
     found = [torch.zeros(2, 0, dtype=torch.int64)]
     for start in range(0, len(order), _AT_ONCE):
         stop = min(start + _AT_ONCE, len(order))
-        own = [rest(move(small[start:stop].float(), g)) for g in elements]
-        for begin in range(start, int(ends[stop - 1]), 8 * _AT_ONCE):
-            others = rest(small[begin : min(begin + 8 * _AT_ONCE, int(ends[stop - 1]))])
-            alike = own[0] @ others.T > _ALIKE
-            for moved in own[1:]:
-                alike |= moved @ others.T > _ALIKE
+        still, end = small(order[start:stop]), int(ends[stop - 1])
+        moved = [rest(move(still, g)) for g in elements]
+        for begin in range(start, end, 8 * _AT_ONCE):
+            others = rest(small(order[begin : min(begin + 8 * _AT_ONCE, end)]))
+            alike = torch.zeros(len(still), len(others), dtype=torch.bool)
+            for own in moved:
+                alike |= own @ others.T > _ALIKE
             pair = alike.nonzero().T + torch.tensor([[start], [begin]])
             found.append(order[pair[:, pair[0] < pair[1]]])
     pairs = torch.cat(found, 1).numpy()
