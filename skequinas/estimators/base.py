@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 from abc import ABC, abstractmethod
 from functools import partial
@@ -25,8 +26,8 @@ from skequinas.estimators.session import Session
 from skequinas.estimators.units import checked_groups, units_of
 from skequinas.evidence.measures import Measures, layer_distances, measure
 from skequinas.evidence.report import LearnedSymmetry
-from skequinas.groups import PointGroup, is_foreign, parse_group
-from skequinas.io.images import Preprocessing, as_images
+from skequinas.groups import PointGroup, group_on_images, is_foreign, parse_group
+from skequinas.io.images import Preprocessing, as_array, as_images
 from skequinas.nn.architecture import Architecture, default_architecture, paper_architecture
 from skequinas.nn.networks import EquivariantNetwork
 from skequinas.runtime.devices import resolve_device
@@ -64,7 +65,7 @@ class BaseEquivariantNAS(ExportMixin, CallbackSupportMixin, BaseEstimator, Param
         y: ArrayLike,
         sample_weight: ArrayLike | None = None,
         groups: ArrayLike | None = None,
-        validation_data: tuple[ArrayLike, ArrayLike] | None = None,
+        validation_data: tuple[ArrayLike, ...] | None = None,
     ) -> Self:
         """Search for the symmetry of the task, then train the chosen network on all of the data.
 
@@ -80,7 +81,7 @@ class BaseEquivariantNAS(ExportMixin, CallbackSupportMixin, BaseEstimator, Param
             Which images are not independent of each other, by a label for each: the patient, the object, the field of
             view. A group never stands on both sides of a split, and counts as one in every test of a symmetry. Copies
             of an image, moved or not, are found without; images that are nearly copies too, with a warning.
-        validation_data : tuple (X, y), optional
+        validation_data : tuple (X, y) or (X, y, groups), optional
             What is held out for the search and for early stopping, instead of a ``validation_fraction`` of X; then all
             of X is for training.
 
@@ -302,15 +303,23 @@ class BaseEquivariantNAS(ExportMixin, CallbackSupportMixin, BaseEstimator, Param
             )
         return outputs
 
-    def _held_out(self, X: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None) -> DataPart:
-        """Images and targets that were not in `fit`, as the fitted network takes them."""
+    def _held_out(
+        self, X: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None, group: PointGroup | None = None
+    ) -> DataPart:
+        """Images and targets that were not in `fit`, as the fitted network takes them; copies are moved by a group."""
         check_is_fitted(self)
-        X = self._rows(X)
-        check_consistent_length(X, y)
-        targets = self._known_targets(np.asarray(y))
-        images = as_images(X, self.image_shape_)
-        units = units_of(images, checked_groups(groups, X), self.architecture_.group)
-        return DataPart(images, targets, self.preprocessing_, self.objective, units=units)
+        rows = self._rows(X)
+        targets = np.asarray(as_array(y, "y"))
+        check_consistent_length(rows, targets)
+        images, known = as_images(rows, self.image_shape_), self._known_targets(targets)
+        moving = group_on_images(group or self.architecture_.group, *images.shape[2:])
+        padded = rows.shape[1] < math.prod(self.image_shape_)
+        units = units_of(images, checked_groups(groups, rows), moving, near=not padded)
+        return DataPart(images, known, self.preprocessing_, self.objective, units=units)
+
+    def _known_weights(self, codes: NDArray[Any]) -> NDArray[np.float64] | None:
+        """The weights of other images, given their targets by `_known_targets`."""
+        return None
 
     def _prediction_device(self) -> torch.device:
         """The device to predict on: a model that was trained with CUDA predicts without it too."""

@@ -59,6 +59,7 @@ class EquivariantNASClassifier(ClassifierMixin, BaseEquivariantNAS, ClassifierPa
     objective = CLASSIFICATION
     classes_: NDArray[Any]
     _class_order: NDArray[np.int64]
+    _class_factors: NDArray[np.float64]
 
     @property
     def _n_outputs(self) -> int:
@@ -85,6 +86,10 @@ class EquivariantNASClassifier(ClassifierMixin, BaseEquivariantNAS, ClassifierPa
                 f"class_weight={self.class_weight!r} gives zero weight to every sample that counts. Give some classes "
                 "a positive weight."
             )
+        # the weight of a class is that of any of its samples that counts
+        codes = np.unique(y, return_inverse=True)[1]
+        self._class_factors = np.zeros(codes.max() + 1)
+        self._class_factors[codes[counts]] = of_classes[counts]
         return relative_weights(of_classes if weights is None else of_classes * weights)
 
     def _check_class_weight(self, y: NDArray[Any]) -> None:
@@ -144,10 +149,14 @@ class EquivariantNASClassifier(ClassifierMixin, BaseEquivariantNAS, ClassifierPa
 
     def _known_targets(self, y: NDArray[Any]) -> Tensor:
         y = column_or_1d(y)
-        known = np.isin(y, self.classes_)
-        if not known.all():
-            raise ValueError(f"y holds labels that were not seen in fit: {np.unique(y[~known])}. Leave them out.")
-        return torch.from_numpy(np.searchsorted(self.classes_, y))
+        code_of = {label: code for code, label in enumerate(self.classes_.tolist())}
+        codes = np.array([code_of.get(label, -1) for label in y.tolist()], dtype=np.int64)
+        if (codes < 0).any():
+            raise ValueError(f"y holds labels that were not seen in fit: {np.unique(y[codes < 0])}. Leave them out.")
+        return torch.from_numpy(codes)
+
+    def _known_weights(self, codes: NDArray[np.int64]) -> NDArray[np.float64] | None:
+        return None if self.class_weight is None else self._class_factors[codes]
 
     def _strata(self, targets: NDArray[Any], n_validation: int) -> NDArray[Any] | None:
         codes, counts = np.unique(targets, return_inverse=True, return_counts=True)[1:]

@@ -100,7 +100,7 @@ class Parameters:
         "float or None",
         [Interval(Real, 0, None, closed="neither"), None],
         """Passes over the data in the final training, to which those of the search are in proportion. None makes it
-        about 500 mini-batches of 64.""",
+        about 500 mini-batches of 64, between 4 and 80 epochs.""",
     )
     batch_size: int = _parameter(
         64, "int", [Interval(Integral, 2, None, closed="left")], "Images in a mini-batch, at least 2."

@@ -21,7 +21,7 @@ from skequinas.io.images import Preprocessing, as_array, as_images, as_rows, inf
 from skequinas.training import DataPart, Objective, Split
 from skequinas.training.units import numbered
 
-__all__ = ["Prepared", "Task", "prepare", "read_more", "relative_weights"]
+__all__ = ["Prepared", "Task", "check_targets", "prepare", "read_more", "relative_weights"]
 
 
 class Task(Protocol):
@@ -47,6 +47,10 @@ class Task(Protocol):
 
     def _known_targets(self, y: NDArray[Any]) -> Tensor:
         """The targets of other images, encoded as those in `fit` were."""
+        ...
+
+    def _known_weights(self, codes: NDArray[Any]) -> NDArray[np.float64] | None:
+        """The weights of other images, given their targets by `_known_targets`."""
         ...
 
     def _as_trained(self, targets: Tensor) -> Tensor:
@@ -171,11 +175,11 @@ def read_more(task: Any, X: Any, image_shape: tuple[int, ...], argument: str = "
 
 def _validated(task: Any, X: Any, y: Any = None, *, argument: str = "X", **checks: Any) -> Any:
     """What scikit-learn checks, with words for those who have images."""
+    numeric = bool(checks.get("y_numeric")) and y is not None
     if y is not None:
         _check_missing(y)
-    numeric = bool(checks.get("y_numeric")) and y is not None
-    if numeric and np.asarray(y).dtype.kind in "US":
-        _explain("y", y, _FOR_LABELS)
+        if numeric and np.asarray(y).dtype.kind in "US":
+            _explain("y", y, _FOR_LABELS)
     try:
         if checks.get("reset", True):
             return validate_data(task, X, y, **checks)
@@ -188,6 +192,13 @@ def _validated(task: Any, X: Any, y: Any = None, *, argument: str = "X", **check
 
 
 _FOR_LABELS = "A regressor needs numbers; for labels there is EquivariantNASClassifier."
+
+
+def check_targets(y: Any, *, numeric: bool) -> None:
+    """Raise an error for targets that are missing, or no finite numbers where numbers are needed."""
+    _check_missing(y)
+    if numeric:
+        _explain("y", y, _FOR_LABELS)
 
 
 def _check_missing(y: Any) -> None:
@@ -249,30 +260,38 @@ def _given_validation(
     task: Task, given: Any, image_shape: tuple[int, ...], whole: DataPart, group: PointGroup
 ) -> DataPart:
     """The user's validation data, as those in `fit` are taken."""
-    if not isinstance(given, tuple | list) or len(given) != 2:
-        raise ValueError("validation_data must be a tuple (X, y) of images and targets as in fit.")
+    if not isinstance(given, tuple | list) or len(given) not in (2, 3):
+        raise ValueError("validation_data must be a tuple (X, y) of images and targets as in fit, or (X, y, groups).")
     X = read_more(task, given[0], image_shape, "validation_data[0]")
     y = np.asarray(as_array(given[1], "validation_data[1]"))
     check_consistent_length(X, y)
-    if len(X) < 2:
-        raise ValueError(f"validation_data holds {len(X)} image; give at least two.")
-    weights = task._weighted(y, None)
-    importance = None if weights is None else torch.from_numpy((weights / weights.mean()).astype(np.float32))
-    images, device = as_images(X, image_shape), whole.images.device
+    labels = checked_groups(given[2] if len(given) == 3 else None, X)
+    padded = X.shape[1] < math.prod(image_shape)
+    images, targets = as_images(X, image_shape), task._known_targets(y)
+    weights = task._known_weights(targets.numpy())
+    if weights is not None and not weights.all():  # images of classes that do not count
+        rows = np.flatnonzero(weights)
+        weights, images, targets = weights[rows], images[torch.from_numpy(rows)], targets[torch.from_numpy(rows)]
+        labels = None if labels is None else numbered(labels[rows])
+    if len(images) < 2:
+        raise ValueError(f"validation_data holds {len(images)} image that counts; give at least two.")
     dtype = torch.promote_types(whole.images.dtype, images.dtype)
     both = torch.cat([whole.images.cpu().to(dtype), images.to(dtype)])
     copy_of = distinct(both, group)[1]
     n_seen = int(np.isin(copy_of[len(whole) :], copy_of[: len(whole)]).sum())
     if n_seen:
         warnings.warn(
-            f"{n_seen} of {len(X)} images in validation_data are copies of images in X, moved or not: what a network "
-            "says of images that it has seen is no evidence. Leave them out of one of the two.",
+            f"{n_seen} of {len(images)} images in validation_data are copies of images in X, moved or not: what a "
+            "network says of images that it has seen is no evidence. Leave them out of one of the two.",
             stacklevel=2,
         )
-    units = units_of(images, None, group)
-    targets = task._as_trained(task._known_targets(y)).to(device)
-    importance = None if importance is None else importance.to(device)
-    return DataPart(images.to(device), targets, whole.preprocess, whole.objective, importance, units)
+    units = units_of(images, labels, group, near=not padded, remedy="validation_data=(X, y, groups)")
+    device = whole.images.device
+    importance = None
+    if weights is not None:
+        importance = torch.from_numpy((weights / weights.mean()).astype(np.float32)).to(device)
+    coded = task._as_trained(targets).to(device)
+    return DataPart(images.to(device), coded, whole.preprocess, whole.objective, importance, units)
 
 
 def _given_weights(X: NDArray[Any], sample_weight: Any) -> NDArray[np.float64] | None:
@@ -303,8 +322,8 @@ def _held_out(task: Task, whole: DataPart, seed: int, *, named: bool) -> Split:
     if whole.n_units < 4:
         if named:
             raise ValueError(
-                f"groups holds {whole.n_units} groups, but at least 4 are needed, so that two can be held out. Use "
-                "search='none' without early stopping, or pass validation_data."
+                f"groups, and copies of images, leave {whole.n_units} independent units, but at least 4 are needed, so "
+                "that two can be held out. Use search='none' without early stopping, or pass validation_data."
             )
         units = np.arange(len(whole))  # copies, but too few to be kept apart
     first = np.unique(units, return_index=True)[1]

@@ -51,6 +51,7 @@ class Session:
         self._step_seconds = self._report_seconds = 0.0
         self.n_measured = MEASURED_IMAGES
         self.validation = split.validation
+        self.asked_epochs = epochs
         self.interrupted = False
 
     def n_batches(self, trainings: float) -> int:
@@ -104,7 +105,13 @@ class Session:
         started = time.perf_counter()
         with torch.inference_mode():
             network(self.split.whole.preprocess(images))
+        self._wait()
         return time.perf_counter() - started
+
+    def _wait(self) -> None:
+        """Until the device has done what it was given."""
+        if self.split.whole.images.device.type == "cuda":
+            torch.cuda.synchronize(self.split.whole.images.device)
 
     def _new(self, architecture: Architecture) -> EquivariantNetwork:
         """A network with fresh weights on the device."""
@@ -116,6 +123,7 @@ class Session:
         ticks = [time.perf_counter()]
 
         def on_step() -> bool:
+            self._wait()
             ticks.append(time.perf_counter())
             return ticks[-1] - ticks[0] > seconds
 
@@ -199,7 +207,7 @@ class Session:
             self.monitor.reserve(self._report_seconds)
             left = self.monitor.time_budget - self._report_seconds - self.monitor.seconds
             epochs = min(epochs, epochs * left / (1.05 * self.n_batches(1) * self._step_seconds))
-            if epochs < 1:
+            if epochs < min(1.0, self.asked_epochs):
                 warnings.warn(
                     f"time_budget={self.monitor.time_budget:g} seconds leave less than an epoch for the final "
                     "training: the model is hardly trained. Increase time_budget, or use fewer or smaller images.",

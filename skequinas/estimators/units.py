@@ -52,7 +52,12 @@ def checked_groups(groups: Any, X: NDArray[Any]) -> NDArray[np.int64] | None:
 
 
 def units_of(
-    images: Tensor, groups: NDArray[np.int64] | None, group: PointGroup, *, near: bool = True
+    images: Tensor,
+    groups: NDArray[np.int64] | None,
+    group: PointGroup,
+    *,
+    near: bool = True,
+    remedy: str = "groups=...",
 ) -> NDArray[np.int64] | None:
     """The units of images: copies, moved or not, belong together, and so do the images of a group.
 
@@ -67,6 +72,8 @@ def units_of(
         Its elements move copies. It must map images of this shape to such images.
     near : bool, default=True
         Whether near copies are looked for where there are no groups.
+    remedy : str
+        How the user can pass groups, for the warning.
 
     Returns
     -------
@@ -84,10 +91,10 @@ def units_of(
         if n_near > _NOTICEABLE * len(first):
             pairs.append((first[alike[0]], first[alike[1]]))
             warnings.warn(
-                f"{n_near} of {len(first)} images in X are nearly equal to others, as several shots of one object are. "
-                "They are kept together in every split and count as one in every test. Pass groups=..., a label for "
-                "each image that says which belong together, to say it exactly (without near copies: "
-                "groups=range(len(X))).",
+                f"{n_near} of {len(first)} images are nearly equal to others, as several shots of one object are. "
+                "They are kept together in every split and count as one in every test. "
+                f"Pass {remedy} to say exactly which belong together, by a label for each image (all different where "
+                "none do).",
                 stacklevel=2,
             )
     return joined(n, pairs) if pairs else None

@@ -105,7 +105,7 @@ def symmetry_evidence(
     """
     check_witness(model)
     with fitting_state():
-        data = model._held_out(X, y, groups)
+        data = model._held_out(X, y, groups, parse_group(group))
         moves = group_on_images(parse_group(group), *data.images.shape[2:])
         seed = int(check_random_state(random_state).randint(np.iinfo(np.int32).max))
         return gather_evidence(model.network_, data, moves, seed)
@@ -136,6 +136,8 @@ def gather_evidence(network: nn.Module, data: DataPart, group: PointGroup, seed:
     chance = _chance_p_value(outputs[0], data, np.random.default_rng(seed))
     offset = fair_offset(group)
     logs = _log_probabilities(_moved_outputs(network, data, group, offset) if offset else outputs, data)
+    if not np.isfinite(logs).all():
+        raise DivergenceError("What the network says about the targets is NaN or infinite, so it is no evidence.")
     rng = np.random.default_rng(seed)
     tested = [h for h in group.subgroups if h.order > 1]
     n_moves = max(_MOVES, 1000 * (len(tested) + 1) - 1)  # so that adjusted p-values can be below 0.001

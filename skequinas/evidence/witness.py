@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from numpy.typing import ArrayLike
 from sklearn.utils.validation import check_is_fitted
 
+from skequinas.groups import PointGroup
 from skequinas.nn.networks import EquivariantNetwork
 from skequinas.training.data import DataPart
 
@@ -18,8 +19,10 @@ class Witness(Protocol):
 
     network_: EquivariantNetwork
 
-    def _held_out(self, X: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None) -> DataPart:
-        """Images and targets that were not in ``fit``, as the fitted network takes them."""
+    def _held_out(
+        self, X: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None, group: PointGroup | None = None
+    ) -> DataPart:
+        """Images and targets that were not in ``fit``, as the network takes them; copies are moved by a group."""
         ...
 
 

@@ -177,6 +177,7 @@ def _evaluation(task: _Task, data: DataPart, validation: DataPart, stop: Callabl
                 evidence = gather_evidence(network, unseen, proposal.architecture.group, proposal.seed)
     except DivergenceError as error:
         trouble = str(error)
+        losses, errors = (np.full(len(validation), np.inf) for _ in range(2))
     except KeyboardInterrupt:
         if history.n < n_steps(len(data), 1, proposal.training.batch_size):
             raise

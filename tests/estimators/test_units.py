@@ -116,7 +116,7 @@ def test_copies_stand_on_one_side_of_the_split(kind: str) -> None:
     source, y = np.tile(np.arange(40), 3), np.tile(np.arange(40) % 2, 3)
     options = {"groups": None}
     if kind == "noisy copies":
-        with pytest.warns(UserWarning, match=r"120 of 120 images in X are nearly equal to others.*groups="):
+        with pytest.warns(UserWarning, match=r"120 of 120 images are nearly equal to others.*groups="):
             split = split_of(EquivariantNASClassifier(), X, y, **options)
     else:
         split = split_of(EquivariantNASClassifier(), X, y, **options)
@@ -134,7 +134,7 @@ def test_no_warning_where_groups_are_given() -> None:
 
 
 def test_too_few_groups_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"groups holds 3 groups, but at least 4"):
+    with pytest.raises(ValueError, match=r"groups, and copies of images, leave 3 independent units, but at least 4"):
         EquivariantNASClassifier(**SMALL).fit(IMAGES[:60], LABELS[:60], groups=np.arange(60) % 3)
 
 
@@ -318,3 +318,56 @@ def test_distinct_images_are_numbered_in_order() -> None:
     first, copy_of = distinct(torch.from_numpy(IMAGES[:50])[:, None], D4)
     np.testing.assert_array_equal(first, np.arange(50))
     np.testing.assert_array_equal(copy_of, np.arange(50))
+
+
+def test_moved_copies_are_units_of_the_group_that_is_asked_about(witness: EquivariantNASClassifier) -> None:
+    """The witness is an ordinary network, so its own group tells nothing about moved copies."""
+    X, y = held_out(40, 0)
+    turned = np.concatenate([X, np.rot90(X, 1, (1, 2))])
+    assert witness._held_out(turned, np.tile(y, 2), group=D4).n_units == 40
+    assert witness._held_out(turned, np.tile(y, 2)).n_units == 80
+
+
+def test_validation_weights_are_those_of_the_classes_in_fit() -> None:
+    weights = {0: 1.0, 1: 0.0, 2: 3.0, 3: 1.0}
+    rows, few = LABELS < 4, np.isin(LABELS, [0, 1, 2])
+    model = EquivariantNASClassifier(class_weight=weights, **SMALL)
+    given = (IMAGES[few][-60:], LABELS[few][-60:])  # without class 3, and class 1 does not count
+    split = split_of(model, IMAGES[rows][:200], LABELS[rows][:200], validation_data=given)
+    kept = given[1] != 1
+    assert len(split.validation) == kept.sum()
+    expected = np.where(given[1][kept] == 2, 3.0, 1.0)
+    np.testing.assert_allclose(split.validation.sample_weights(), expected / expected.mean(), rtol=1e-6)
+
+
+def test_validation_data_may_have_groups() -> None:
+    given = (IMAGES[300:330], LABELS[300:330], np.arange(30) // 3)
+    assert (
+        split_of(EquivariantNASClassifier(), IMAGES[:200], LABELS[:200], validation_data=given).validation.n_units == 10
+    )
+
+
+@pytest.mark.parametrize("ask", [symmetry_evidence, score_test])
+def test_targets_that_are_missing_are_no_evidence(ask: Any) -> None:
+    ink = IMAGES.sum((1, 2))
+    model = EquivariantNASRegressor("C4", "none", **SMALL).fit(IMAGES[:200], ink[:200])
+    for missing, words in ((np.nan, "NaN"), (np.inf, "infinity")):
+        with pytest.raises(ValueError, match=f"y contains {words}"):
+            ask(model, IMAGES[200:300], np.where(np.arange(100) == 3, missing, ink[200:300]))
+    with pytest.raises(ValueError, match="y holds text"):
+        ask(model, IMAGES[200:300], ["much"] * 100)
+
+
+def test_labels_of_another_type_are_unknown(witness: EquivariantNASClassifier) -> None:
+    model = EquivariantNASClassifier("C4", "none", **SMALL).fit(IMAGES[:200], LABELS[:200])
+    with pytest.raises(ValueError, match="not seen in fit"):
+        symmetry_evidence(model, IMAGES[200:300], LABELS[200:300].astype(str))
+    assert len(symmetry_evidence(model, IMAGES[200:300], LABELS[200:300].astype(float), group="C4")) == 3
+
+
+def test_held_out_targets_may_be_tensors() -> None:
+    model = EquivariantNASClassifier("C4", "none", **SMALL).fit(IMAGES[:200], LABELS[:200])
+    targets = torch.from_numpy(LABELS[200:300])
+    assert symmetry_evidence(model, IMAGES[200:300], targets, group="C4", random_state=0) == symmetry_evidence(
+        model, IMAGES[200:300], LABELS[200:300], group="C4", random_state=0
+    )
