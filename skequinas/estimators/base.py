@@ -124,6 +124,7 @@ class BaseEquivariantNAS(ExportMixin, CallbackSupportMixin, BaseEstimator, Param
             hold_out=self.early_stopping or not isinstance(search, NoSearch),
             earlier=earlier,
         )
+        self.__dict__.pop("_class_factors", None)  # of use for the data alone
         self.image_shape_, self.preprocessing_, split = prepared.image_shape, prepared.preprocessing, prepared.split
         self._n_samples = len(split.whole) if earlier is None else earlier._n_samples
         architecture = self._initial_architecture(split.whole, prepared.group)
