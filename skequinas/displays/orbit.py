@@ -78,8 +78,7 @@ class OrbitDisplay:
         ----------
         estimator : EquivariantNASClassifier or EquivariantNASRegressor
         image : array-like of shape (features,), (H, W), (H, W, C) or (C, H, W)
-            One sample as `predict` takes them, without the axis of the samples, or a data frame of one row. Where it
-            is not a square it is padded as the model does, and the square is moved.
+            One sample as `predict` takes them, without the axis of the samples, or a data frame of one row.
         axes
             As in `plot`.
 

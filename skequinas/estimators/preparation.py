@@ -21,7 +21,7 @@ from skequinas.io.images import Preprocessing, as_array, as_images, as_rows, inf
 from skequinas.training import DataPart, Objective, Split
 from skequinas.training.units import numbered
 
-__all__ = ["Prepared", "Task", "check_targets", "prepare", "read_more", "relative_weights"]
+__all__ = ["Prepared", "Task", "check_numbers", "prepare", "read_more", "relative_weights"]
 
 
 class Task(Protocol):
@@ -194,11 +194,10 @@ def _validated(task: Any, X: Any, y: Any = None, *, argument: str = "X", **check
 _FOR_LABELS = "A regressor needs numbers; for labels there is EquivariantNASClassifier."
 
 
-def check_targets(y: Any, *, numeric: bool) -> None:
-    """Raise an error for targets that are missing, or no finite numbers where numbers are needed."""
+def check_numbers(y: Any) -> None:
+    """Raise an error for targets that are missing or no finite numbers."""
     _check_missing(y)
-    if numeric:
-        _explain("y", y, _FOR_LABELS)
+    _explain("y", y, _FOR_LABELS)
 
 
 def _check_missing(y: Any) -> None:

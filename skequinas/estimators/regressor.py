@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from skequinas.estimators.base import BaseEquivariantNAS
 from skequinas.estimators.parameters import documented
-from skequinas.estimators.preparation import check_targets
+from skequinas.estimators.preparation import check_numbers
 from skequinas.nn.networks import EquivariantNetwork, undrawn
 from skequinas.training import REGRESSION
 
@@ -97,7 +97,7 @@ class EquivariantNASRegressor(RegressorMixin, BaseEquivariantNAS):
     _for_training = _for_user
 
     def _known_targets(self, y: NDArray[Any]) -> Tensor:
-        check_targets(y, numeric=True)
+        check_numbers(y)
         columns = y.reshape(len(y), -1).astype(np.float64)
         if columns.shape[1] != self._n_outputs:
             raise ValueError(f"y has {columns.shape[1]} targets for each image; in fit there were {self._n_outputs}.")

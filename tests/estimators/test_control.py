@@ -288,9 +288,9 @@ def test_a_warm_start_searches_more_generations() -> None:
 @pytest.mark.parametrize("kind", [EquivariantNASClassifier, EquivariantNASRegressor])
 def test_a_warm_start_without_search_trains_on(kind: type) -> None:
     target = y if kind is EquivariantNASClassifier else X.sum(axis=1)
-    model = kind(search="none", **SMALL | {"max_epochs": 1}, warm_start=True)
-    losses = [model.fit(X, target).history_["loss"][0] for _ in range(5)]
-    assert losses[0] > losses[2] > losses[4]  # a single epoch of ten mini-batches may go up a little
+    model = kind(search="none", **SMALL | {"max_epochs": 2}, warm_start=True)
+    losses = [model.fit(X, target).history_["loss"][-1] for _ in range(3)]
+    assert losses[0] > losses[1] > losses[2]
     cold = kind(search="none", **SMALL | {"max_epochs": 1})
     assert cold.fit(X, target).history_["loss"][0] == cold.fit(X, target).history_["loss"][0]
 
