@@ -92,8 +92,8 @@ class Parameters:
         "tuple of int or None",
         ["array-like", None],
         """(height, width), with the channels first or last if there are any: at the end that holds 1 to 4, else beside
-        two equal sides, else at the smaller end. None reads rows as squares of one or three (last) channels, padded to
-        the next square where necessary.""",
+        two equal sides, else at the smaller end. None reads rows as squares of one or three (last) channels;
+        rows that are none are no images, and no symmetry is looked for in them.""",
     )
     max_epochs: float | None = _parameter(
         None,
@@ -212,7 +212,7 @@ network_ : EquivariantNetwork
 module_ : torch.nn.Sequential
     The same function of preprocessed images in plain torch layers, with batch norm folded in.
 preprocessing_ : torch.nn.Module
-    Standardises and pads raw images.
+    Standardises raw images.
 n_parameters_ : int
     Free parameters of the network.
 history_ : dict of ndarray
