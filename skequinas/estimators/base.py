@@ -127,7 +127,11 @@ class BaseEquivariantNAS(ExportMixin, CallbackSupportMixin, BaseEstimator, Param
         self.__dict__.pop("_class_factors", None)  # of use for the data alone
         self.image_shape_, self.preprocessing_, split = prepared.image_shape, prepared.preprocessing, prepared.split
         self._n_samples = len(split.whole) if earlier is None else earlier._n_samples
-        architecture = self._initial_architecture(split.whole, prepared.group)
+        architecture, lighter = self._initial_architecture(split.whole, prepared.group), None
+        if self.architecture == "auto" and self.width is None and self.time_budget is not None:
+            lighter = self._initial_architecture(split.whole, prepared.group, light=True)
+        if earlier is not None and earlier.search_.architecture_ == lighter:
+            architecture = earlier.search_.architecture_
         training = TrainingSettings(
             self.learning_rate,
             batch_size=self.batch_size,
@@ -138,7 +142,7 @@ class BaseEquivariantNAS(ExportMixin, CallbackSupportMixin, BaseEstimator, Param
 
         search.start(architecture, epochs, training, self._seed)
         session = Session(search, split, training, epochs, self._seed, monitor)
-        session.shrink_to_budget()
+        session.shrink_to_budget(lighter if earlier is None else None)
         if earlier is not None:
             session.go_on(earlier.search_, self._for_training(earlier.network_))
         try:
@@ -149,6 +153,7 @@ class BaseEquivariantNAS(ExportMixin, CallbackSupportMixin, BaseEstimator, Param
                     self.n_iter_no_change if self.early_stopping else None,
                     augment=self.augment == "continuous",
                 )
+                session.compare_with_simple_models()
         except KeyboardInterrupt:
             if self.on_interrupt == "raise" or not session.keep_best():
                 raise
@@ -180,7 +185,7 @@ class BaseEquivariantNAS(ExportMixin, CallbackSupportMixin, BaseEstimator, Param
         rng = np.random.RandomState() if self.random_state is None else check_random_state(self.random_state)
         return int(rng.randint(np.iinfo(np.int32).max))
 
-    def _initial_architecture(self, data: DataPart, group: PointGroup) -> Architecture:
+    def _initial_architecture(self, data: DataPart, group: PointGroup, *, light: bool = False) -> Architecture:
         channels, n_outputs = data.images.shape[1], self._n_outputs
         height, width = data.images.shape[2:]
         size = height if height == width else (height, width)
@@ -211,7 +216,7 @@ class BaseEquivariantNAS(ExportMixin, CallbackSupportMixin, BaseEstimator, Param
         options: dict[str, Any] = {"basis": self.basis, "circular_mask": mask}
         if self.architecture == "paper":
             return paper_architecture(group, size, channels, n_outputs, **options)
-        options |= {"n_samples": self._n_samples, "device": data.images.device, "width": self.width}
+        options |= {"n_samples": self._n_samples, "device": data.images.device, "width": self.width, "light": light}
         return default_architecture(group, size, channels, n_outputs, **options)
 
     def _report(self, session: Session, remark: str) -> None:

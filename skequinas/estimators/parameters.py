@@ -136,7 +136,10 @@ class Parameters:
         "float or None",
         [Interval(Real, 0, None, closed="neither"), None],
         """Seconds for the whole of ``fit``, checked at every mini-batch. Search and final training are shortened alike
-        where they would take longer. What was tried then depends on the speed of the machine.""",
+        where they would take longer; where they would take more than twice as long, ``architecture="auto"`` is a
+        network of an eighth of the arithmetic (unless ``width`` is given), and mini-batches may be smaller. A warning
+        tells where there was no time for a search, or the model is no better than the simplest ones. What was tried
+        depends on the speed of the machine.""",
     )
     warm_start: bool = _parameter(
         False,

@@ -15,7 +15,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils.validation import _check_sample_weight, check_consistent_length, validate_data
 from torch import Tensor
 
-from skequinas.estimators.units import checked_groups, distinct, units_of
+from skequinas.estimators.units import checked_groups, fingerprints, units_of
 from skequinas.groups import PointGroup, group_on_images, parse_group
 from skequinas.io.images import Preprocessing, as_array, as_images, as_rows, infer_image_shape
 from skequinas.training import DataPart, Objective, Split
@@ -275,9 +275,8 @@ def _given_validation(
     if len(images) < 2:
         raise ValueError(f"validation_data holds {len(images)} image that counts; give at least two.")
     dtype = torch.promote_types(whole.images.dtype, images.dtype)
-    both = torch.cat([whole.images.cpu().to(dtype), images.to(dtype)])
-    copy_of = distinct(both, group)[1]
-    n_seen = int(np.isin(copy_of[len(whole) :], copy_of[: len(whole)]).sum())
+    own, seen = (fingerprints(part, group, dtype) for part in (images, whole.images))
+    n_seen = int(np.isin(own, seen).sum())
     if n_seen:
         warnings.warn(
             f"{n_seen} of {len(images)} images in validation_data are copies of images in X, moved or not: what a "

@@ -19,6 +19,7 @@ from skequinas.nn.transforms import RandomTurns
 from skequinas.search import NoSearch, Search, run_search
 from skequinas.training import DivergenceError, Monitor, Split, TrainingSettings, evaluate, mean_with_error, train
 from skequinas.training.data import n_steps
+from skequinas.training.evaluation import simple_error
 from skequinas.training.loop import refresh_statistics
 
 __all__ = ["MEASURED_IMAGES", "Session"]
@@ -28,6 +29,12 @@ _FEWEST = 32
 
 _FEW_STEPS = 40
 """After fewer steps the running statistics of batch norm still lag behind the weights, and are taken anew."""
+
+_STEPS_WANTED = 100
+"""Mini-batches that a training should have; with a small time budget they are smaller instead of fewer."""
+
+_COMPARED = 2000
+"""From how many images, at most, the simplest models are made that a hurried one is compared with."""
 
 _LARGE = 10_000
 """Values in an image from which on a mini-batch takes long enough to be timed in part."""
@@ -52,6 +59,8 @@ class Session:
         self.n_measured = MEASURED_IMAGES
         self.validation = split.validation
         self.asked_epochs = epochs
+        self._validation_is_unseen = True
+        self._hurried = self._skips_search = False  # with a time budget that is short
         self.interrupted = False
 
     def n_batches(self, trainings: float) -> int:
@@ -64,17 +73,30 @@ class Session:
             return None
         return n_steps(len(self.split.training), self.search.records_[0]["epochs"], self.training.batch_size)
 
-    def shrink_to_budget(self) -> None:
-        """With a time budget, time a few steps, and shorten search and training alike where they would not fit."""
+    def shrink_to_budget(self, lighter: Architecture | None = None) -> None:
+        """With a time budget, time a few steps, and shorten search and training alike where they would not fit.
+
+        Where even half of them would not fit, the lighter network is taken if there is one, and mini-batches that are
+        small enough for a hundred steps, or of sixteen images.
+        """
         budget = self.monitor.time_budget
         if budget is None:
             return
         data = self.split.whole
         network = self._new(self.search.architecture_)
-        self._step_seconds = self._time_step(network, budget / 10)
+        self._step_seconds = self._time_step(network, budget / 20)
+        needed = (1 + self.search.cost()) * self.n_batches(1) * self._step_seconds
+        if lighter is not None and needed > 2 * (budget - self.monitor.seconds):
+            network = self._begin_again(lighter, self.training)
+            affordable = (budget - self.monitor.seconds) / (1 + self.search.cost()) / self._step_seconds
+            batch_size = self.training.batch_size
+            wanted = int(batch_size * affordable / _STEPS_WANTED)
+            if wanted < batch_size:
+                smaller = replace(self.training, batch_size=max(wanted, min(16, batch_size)))
+                network = self._begin_again(lighter, smaller)
         proposals = self.search.ask()
         if proposals and proposals[0].architecture.is_mixed:
-            seconds = self._time_step(self._new(proposals[0].architecture), budget / 10)
+            seconds = self._time_step(self._new(proposals[0].architecture), budget / 20)
             self.search.mixed_cost_ = max(seconds / self._step_seconds, 1.0) if self._step_seconds else 1.0
         plain, images = network.eval().to_plain(), data.images[:16]
         pass_seconds = min(self._time_pass(plain, images) for _ in range(2)) / len(images)  # the first one is slower
@@ -82,12 +104,25 @@ class Session:
         # the change under every element is measured after the training, on as many images as a tenth of the time allows
         affordable = budget / 10 / ((order + 3) * pass_seconds) if pass_seconds else MEASURED_IMAGES
         self.n_measured = int(np.clip(affordable, 2, min(self.n_measured, len(self.split.validation or data))))
-        self._report_seconds = 1.2 * (order + 3) * pass_seconds * self.n_measured
+        self._report_seconds = 1.2 * (order + 4) * pass_seconds * self.n_measured
         search_seconds = self._plan_validation(budget, pass_seconds, order) if proposals else 0.0
-        self._shorten(
-            1.15 * self.n_batches(1) * self._step_seconds,
-            budget - self.monitor.seconds - self._report_seconds - search_seconds,
-        )
+        training = 1.15 * self.n_batches(1) * self._step_seconds
+        left = budget - self.monitor.seconds - self._report_seconds
+        share = self._shorten(training, left - search_seconds)
+        if proposals and share < 1 and self.n_batches(1) < _FEW_STEPS and not self.search.keeps_network:
+            self._skips_search = True
+            share = self._shorten(training, left, searching=False)
+        self._validation_is_unseen = True
+        self._hurried = share < 1
+
+    def _begin_again(self, architecture: Architecture, training: TrainingSettings) -> EquivariantNetwork:
+        """Start the search with these instead, and time a network of that architecture, which is returned."""
+        self.training = training
+        self.search.start(architecture, self.epochs, training, self.seed)
+        network = self._new(architecture)
+        assert self.monitor.time_budget is not None
+        self._step_seconds = self._time_step(network, self.monitor.time_budget / 20)
+        return network
 
     def _plan_validation(self, budget: float, pass_seconds: float, order: int) -> float:
         """Let the search see as many held-out images as a quarter of the time allows, and tell how long it looks."""
@@ -119,39 +154,44 @@ class Session:
         return network.to(self.split.whole.images.device)
 
     def _time_step(self, network: EquivariantNetwork, seconds: float) -> float:
-        """The seconds of a training step, from up to six of them in about so many seconds."""
+        """The seconds of a training step, up to six in about so many seconds; the first is slower."""
         ticks = [time.perf_counter()]
 
         def on_step() -> bool:
             self._wait()
             ticks.append(time.perf_counter())
-            return ticks[-1] - ticks[0] > seconds
+            return len(ticks) > 2 and ticks[-1] - ticks[1] > seconds
 
         # of large images a few tell how long a mini-batch takes
         data, batch_size = self.split.whole, self.training.batch_size
-        few = min(batch_size, len(data), 8) if data.images[0].numel() > _LARGE else batch_size
+        few = min(batch_size, len(data), 2) if data.images[0].numel() > _LARGE else batch_size
         epochs = 6 / n_steps(len(data), 1, few)
         with suppress(DivergenceError):
             train(network, data, replace(self.training, batch_size=few), epochs, seed=self.seed, on_step=on_step)
-        return float(np.median(np.diff(ticks))) * min(batch_size, len(data)) / min(few, len(data))
+        each = np.diff(ticks)
+        seconds_of_few = float(np.median(each[1:] if len(each) > 1 else each))
+        return seconds_of_few * min(batch_size, len(data)) / min(few, len(data))
 
-    def _shorten(self, training: float, available: float) -> None:
-        """Shorten everything alike, given the seconds of a full training and those that are available.
+    def _shorten(self, training: float, available: float, *, searching: bool = True) -> float:
+        """Shorten everything alike to the share that is returned.
 
-        What the user has set in the search stays as it is. If it takes more than half of the time, the search will be
-        cut off, and the final training gets the other half.
+        Given are the seconds of a full training, those that are available, and whether there is a search. What the
+        user has set in it stays as it is. If it takes more than half of the time, it will be cut off, and the final
+        training gets the other half.
         """
+        asked = self.asked_epochs
 
         def search_seconds(share: float) -> float:
-            self.search.epochs_ = share * self.epochs
-            return share * self.search.cost() * training
+            self.search.epochs_ = share * asked
+            return share * self.search.cost() * training if searching else 0.0
 
         fixed = search_seconds(1e-6)
         final = 0.0 if self.search.keeps_network else training
         shared = final + search_seconds(1.0) - fixed
         share = (available - fixed) / shared if fixed <= available / 2 else available / 2 / training
         share = float(np.clip(share, 1e-3, 1.0))
-        self.search.epochs_ = self.epochs = share * self.epochs
+        self.search.epochs_ = self.epochs = share * asked
+        return share
 
     def go_on(self, earlier: Search, network: EquivariantNetwork) -> None:
         """Take over an earlier search with its population, and its network as a start where the shape is the same."""
@@ -170,6 +210,7 @@ class Session:
             for evaluation in earlier.population_
         ]
         self._earlier_network, self._parent = network, copy.deepcopy(network).to(device)
+        self._validation_is_unseen = False
 
     def search_symmetry(self, n_jobs: int | None = None) -> None:
         """Run the search, for as long as the budget allows beside the final training."""
@@ -180,15 +221,20 @@ class Session:
             final = 0.0 if self.search.keeps_network else 1.15 * self.n_batches(1) * self._step_seconds
             half = max(budget - self.monitor.seconds, 0.0) / 2
             self.monitor.reserve(min(final + self._report_seconds, half))
+        if self._skips_search:
+            self._warn(
+                f"time_budget={budget:g} seconds leave no time for a search: the symmetry of the model is where the "
+                "search would have begun, and nothing is known about the data's. Increase time_budget, or use fewer or "
+                "smaller images."
+            )
+            return
         assert self.validation is not None
         run_search(self.search, self.split.training, self.validation, self.monitor, n_jobs)
         if self.monitor.out_of_time() and not self.search.population_:
-            warnings.warn(
+            self._warn(
                 f"time_budget={budget:g} seconds ended the search before it had tried anything to its end: the "
                 f"symmetry of the model is where the search began, not what it found. Increase time_budget, or reduce "
-                "max_epochs or the search's own epochs.",
-                ConvergenceWarning,
-                stacklevel=5,
+                "max_epochs or the search's own epochs."
             )
 
     def train_finally(self, early_stopping: bool, patience: int | None, *, augment: bool = False) -> None:
@@ -208,12 +254,11 @@ class Session:
             left = self.monitor.time_budget - self._report_seconds - self.monitor.seconds
             epochs = min(epochs, epochs * left / (1.05 * self.n_batches(1) * self._step_seconds))
             if epochs < min(1.0, self.asked_epochs):
-                warnings.warn(
+                self._warn(
                     f"time_budget={self.monitor.time_budget:g} seconds leave less than an epoch for the final "
-                    "training: the model is hardly trained. Increase time_budget, or use fewer or smaller images.",
-                    ConvergenceWarning,
-                    stacklevel=5,
+                    "training: the model is hardly trained. Increase time_budget, or use fewer or smaller images."
                 )
+        self._validation_is_unseen = early_stopping
         self.monitor.expect(self.n_batches(1))
 
         def on_epoch(row: dict[str, float]) -> bool:
@@ -236,6 +281,24 @@ class Session:
         if self.monitor.time_budget is not None and n_steps_made < _FEW_STEPS:
             refresh_statistics(self.network, self.split.whole, self.training.batch_size, n_batches=n_steps_made)
 
+    def compare_with_simple_models(self) -> None:
+        """Say so where the network learned less in its short time than the simplest models do."""
+        if not self._hurried:
+            return
+        data = (self.split.validation or self.split.whole).sample(self.n_measured, self.seed)
+        error = mean_with_error(evaluate(self.network, data)[1], data.sample_weights())[0]
+        simple = simple_error(self.split.whole.sample(_COMPARED, self.seed), data)
+        if error >= simple:
+            self._warn(
+                f"time_budget={self.monitor.time_budget:g} seconds were not enough: the model's error on {len(data)} "
+                f"images is {error:.3f}, that of the simplest models (the most frequent class, the nearest class mean, "
+                f"the mean of the targets) is {simple:.3f}. Increase time_budget, or use fewer or smaller images."
+            )
+
+    @staticmethod
+    def _warn(message: str) -> None:
+        warnings.warn(message, ConvergenceWarning, stacklevel=6)
+
     def _augmentation(self, architecture: Architecture) -> RandomTurns | None:
         """All turns, if the architecture looks the same under all of the group's; or if it is an ordinary CNN."""
         symmetry, n = architecture.symmetry, architecture.group.n_rotations
@@ -246,7 +309,10 @@ class Session:
         return RandomTurns(symmetry.mirror is not None, self.seed)
 
     def keep_best(self) -> bool:
-        """After an interruption: the best of all networks evaluated, the one in training and an earlier fit's."""
+        """After an interruption: the best of all networks evaluated, the one in training and an earlier fit's.
+
+        The best on held-out images, or on all where a network was trained on them too.
+        """
         self.interrupted = True
         chosen = self.search.result()
         networks = [] if chosen is None else [chosen.network]
@@ -259,8 +325,9 @@ class Session:
         if self._earlier_network is not None:
             networks.append(copy.deepcopy(self._earlier_network).to(self.split.whole.images.device))
         if networks:
-            whole = self.split.whole
+            held_out = self.split.validation if self._validation_is_unseen else None
+            data = held_out or self.split.whole
             self.network = min(
-                networks, key=lambda network: mean_with_error(evaluate(network, whole)[0], whole.sample_weights())[0]
+                networks, key=lambda network: mean_with_error(evaluate(network, data)[0], data.sample_weights())[0]
             )
         return bool(networks)

@@ -86,7 +86,7 @@ def units_of(
     if groups is not None:
         pairs.append((numbers, np.unique(groups, return_index=True)[1][groups]))
     elif near:
-        alike = near_copies(images if len(first) == n else images[torch.from_numpy(first)], group)
+        alike = near_copies(images, group, torch.from_numpy(first))
         n_near = len(np.unique(np.concatenate(alike)))
         if n_near > _NOTICEABLE * len(first):
             pairs.append((first[alike[0]], first[alike[1]]))
@@ -102,16 +102,29 @@ def units_of(
 
 def distinct(images: Tensor, group: PointGroup) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The first of every set of images that are copies of each other, moved or not, and to which set each belongs."""
-    images, keys = images.cpu(), []
-    for g in pixel_elements(group):
-        moved = transform_images(images, group, g).contiguous().numpy()
-        keys.append([int.from_bytes(blake2b(image.tobytes(), digest_size=8).digest(), "little") for image in moved])
-    copy_of = numbered(np.array(keys, dtype=np.uint64).min(0))
+    copy_of = numbered(fingerprints(images, group))
     return np.unique(copy_of, return_index=True)[1], copy_of
 
 
-def near_copies(images: Tensor, group: PointGroup) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Pairs of images that are nearly copies of each other, moved or not.
+def fingerprints(images: Tensor, group: PointGroup, dtype: torch.dtype | None = None) -> NDArray[np.uint64]:
+    """A number for every image, (n,), equal for those that are copies of each other, moved or not.
+
+    Numbers of images of two data types are comparable when both are taken in the same ``dtype``.
+    """
+    found = [np.zeros(0, dtype=np.uint64)]
+    for part in images.split(_AT_ONCE):
+        keys = []
+        for g in pixel_elements(group):
+            moved = transform_images(part.cpu().to(dtype or part.dtype), group, g).contiguous().numpy()
+            keys.append([int.from_bytes(blake2b(image.tobytes(), digest_size=8).digest(), "little") for image in moved])
+        found.append(np.array(keys, dtype=np.uint64).min(0))
+    return np.concatenate(found)
+
+
+def near_copies(
+    images: Tensor, group: PointGroup, among: Tensor | None = None
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Pairs of images that are nearly copies of each other, moved or not: their places in ``among``, or all images.
 
     Images are averaged over their channels and shrunk to 16x16 pixels at most; their own mean and what all images have
     in common are taken off. Two are near copies when the rest, of one moved as suits best, correlates by more than
@@ -120,11 +133,12 @@ def near_copies(images: Tensor, group: PointGroup) -> tuple[NDArray[np.int64], N
     """
     nothing = np.zeros(0, dtype=np.int64)
     size = min(images.shape[2], _SIDE), min(images.shape[3], _SIDE)
-    if len(images) < 2 or size[0] * size[1] < _FEWEST_PIXELS:
+    among = torch.arange(len(images)) if among is None else among
+    if len(among) < 2 or size[0] * size[1] < _FEWEST_PIXELS:
         return nothing, nothing
 
     def small(rows: Tensor) -> Tensor:
-        grey = F.adaptive_avg_pool2d(images[rows].float().mean(1, keepdim=True), size).flatten(1)
+        grey = F.adaptive_avg_pool2d(images[among[rows]].float().mean(1, keepdim=True), size).flatten(1)
         grey = grey - grey.mean(1, keepdim=True)
         return grey / grey.abs().amax(1, keepdim=True).clamp_min(1e-12)
 
@@ -134,13 +148,13 @@ def near_copies(images: Tensor, group: PointGroup) -> tuple[NDArray[np.int64], N
     def rest(rows: Tensor) -> Tensor:
         return F.normalize(rows - common, dim=1)
 
-    elements, chunks = pixel_elements(group), torch.arange(len(images)).split(_AT_ONCE)
+    elements, chunks = pixel_elements(group), torch.arange(len(among)).split(_AT_ONCE)
     n_pixels = size[0] * size[1]
     average = torch.stack([move(torch.eye(n_pixels), g) for g in elements]).mean(0)  # over the group
     total, covariance = torch.zeros(n_pixels), torch.zeros(n_pixels, n_pixels)
     for rows in chunks:
         total += small(rows).sum(0)
-    common = total / len(images) @ average
+    common = total / len(among) @ average
     for rows in chunks:
         own = rest(small(rows))
         covariance += own.T @ own

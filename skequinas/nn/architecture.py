@@ -267,6 +267,7 @@ def default_architecture(
     n_samples: int = 1000,
     device: str | torch.device = "cpu",
     width: int | None = None,
+    light: bool = False,
     basis: str = "auto",
     circular_mask: bool | None = None,
 ) -> Architecture:
@@ -285,14 +286,21 @@ def default_architecture(
     width : int, optional
         Channels of the first layers, over all the elements of the group; the last layers have a third more. The
         nearest number that the order of the group divides is taken.
+    light : bool, default=False
+        A network of about an eighth of the arithmetic, for a training of seconds: it pools after every layer for as
+        long as there is something to pool, and the first layers have a third of the channels.
     basis, circular_mask
         As in `Architecture`.
     """
     group = parse_group(group)
     if width is None:
         width = 96 if torch.device(device).type != "cpu" and n_samples >= 2000 else 48
-    narrow, wide = (max(1, round(c / group.order)) for c in (width, 4 / 3 * width))
     side = max(image_size) if isinstance(image_size, tuple) else image_size
+    if light:
+        return _light_architecture(
+            group, image_size, in_channels, n_outputs, width, basis=basis, circular_mask=circular_mask
+        )
+    narrow, wide = (max(1, round(c / group.order)) for c in (width, 4 / 3 * width))
     if side < 6:
         size, pools = 3, "--"
     elif side < 16:
@@ -305,6 +313,24 @@ def default_architecture(
     pooling = tuple(p == "p" for p in pools)
     shape = image_size, in_channels, n_outputs, fields, (size,) * len(pools), pooling
     return Architecture(group, *shape, basis=basis, circular_mask=circular_mask)
+
+
+def _light_architecture(
+    group: PointGroup, image_size: int | tuple[int, int], in_channels: int, n_outputs: int, width: int, **options: Any
+) -> Architecture:
+    """The network that costs an eighth of the default one."""
+    narrow, wide = (max(1, round(c / group.order)) for c in (width / 3, width))
+    side = max(image_size) if isinstance(image_size, tuple) else image_size
+    size = 5 if 16 <= side < 40 else 3
+    fields: list[int] = []
+    pools: list[bool] = []
+    while side >= 10 or len(pools) < 3:
+        fields.append(narrow if side >= 16 and len(fields) < 2 else wide)
+        pools.append(side >= 10)
+        side = side // 2 if pools[-1] else side
+    return Architecture(
+        group, image_size, in_channels, n_outputs, tuple(fields), (size,) * len(fields), tuple(pools), **options
+    )
 
 
 def paper_architecture(

@@ -7,6 +7,7 @@ import logging
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -28,6 +29,7 @@ from skequinas import (
 from skequinas.estimators import BaseEquivariantNAS
 from skequinas.evidence import measures
 from skequinas.io import as_images
+from skequinas.nn import Architecture, default_architecture
 from skequinas.search import Proposal, Search
 from skequinas.training import Batch, Monitor
 
@@ -71,7 +73,10 @@ class Clock:
         monkeypatch.setattr(Batch, "loss", slow)
 
 
-@pytest.mark.filterwarnings("ignore:time_budget=60 seconds leave less than an epoch")
+TOO_SHORT = pytest.mark.filterwarnings("ignore:time_budget=:sklearn.exceptions.ConvergenceWarning")
+
+
+@TOO_SHORT
 @pytest.mark.parametrize("search", SEARCHES)
 @pytest.mark.parametrize("budget", [60, 300, 1000])
 def test_a_fit_keeps_to_its_budget_to_the_mini_batch(
@@ -85,6 +90,7 @@ def test_a_fit_keeps_to_its_budget_to_the_mini_batch(
     assert search == "a mixture" or len(model.history_["epoch"]) > 0
 
 
+@TOO_SHORT
 def test_slow_steps_are_not_timed_for_longer_than_the_budget_allows(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
     with pytest.warns(ConvergenceWarning, match="time_budget=3 seconds leave less than an epoch"):
@@ -92,6 +98,7 @@ def test_slow_steps_are_not_timed_for_longer_than_the_budget_allows(monkeypatch:
     assert clock.now <= 3 + 1  # a step takes a second
 
 
+@TOO_SHORT
 def test_what_follows_the_training_is_within_the_budget() -> None:
     images = np.random.default_rng(0).normal(size=(128, 48, 48)).astype(np.float32)
     model = classifier(max_epochs=200, time_budget=2.0)
@@ -100,6 +107,7 @@ def test_what_follows_the_training_is_within_the_budget() -> None:
     assert time.perf_counter() - started < 2.0 + SLACK
 
 
+@TOO_SHORT
 @pytest.mark.parametrize("search", SEARCHES)
 def test_a_fit_keeps_to_its_budget(search: str) -> None:
     model = classifier(search, max_epochs=200, time_budget=1.5)
@@ -129,6 +137,63 @@ def test_a_search_without_time_says_so() -> None:
         model = EquivariantNASClassifier(search=search, **SMALL, time_budget=0.3).fit(X, y)
     assert model.learned_symmetry_.group == "D4"
     assert not model.search_results_
+
+
+@TOO_SHORT
+@pytest.mark.parametrize("search", ["evolutionary", "differentiable", "random"])
+def test_a_budget_that_leaves_no_time_for_a_search_says_so_and_claims_nothing(
+    search: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Clock(monkeypatch)
+    with pytest.warns(ConvergenceWarning, match="leave no time for a search"):
+        model = classifier(search, max_epochs=200, time_budget=30).fit(X, y)
+    assert not model.search_results_
+    assert model.learned_symmetry_.group == "D4"
+    assert model.learned_symmetry_.evidence is None
+
+
+@TOO_SHORT
+@pytest.mark.parametrize("kind", [EquivariantNASClassifier, EquivariantNASRegressor])
+def test_a_model_that_had_no_time_to_learn_says_that_it_is_no_better_than_the_simplest(
+    kind: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Clock(monkeypatch)
+    targets = y if kind is EquivariantNASClassifier else X[:, 20] - X[:, 30]
+    settings = SMALL | {"max_epochs": 50, "search": "none"}
+    with pytest.warns(ConvergenceWarning, match="were not enough: the model's error on 160 images"):
+        kind(**settings, time_budget=4).fit(X, targets)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        kind(**settings, time_budget=300).fit(X, targets)  # cut short too, but it has learned
+
+
+@TOO_SHORT
+def test_a_short_budget_takes_a_lighter_network_unless_the_user_has_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    Clock(monkeypatch)
+    images = DIGITS[:160].reshape(-1, 8, 8).repeat(2, 1).repeat(2, 2)
+
+    def architecture(**settings: Any) -> Architecture:
+        given = {name: value for name, value in SMALL.items() if name != "width"} | {"max_epochs": 4} | settings
+        return EquivariantNASClassifier(search="none", **given).fit(images, y).architecture_
+
+    light, heavy = (default_architecture("D4", 16, 1, 3, light=light) for light in (True, False))
+    assert architecture(time_budget=15) == light
+    assert architecture(time_budget=30) == heavy
+    assert architecture(time_budget=15, architecture=heavy) == heavy
+    assert architecture(time_budget=15, width=48) == heavy
+
+
+@TOO_SHORT
+def test_a_warm_start_goes_on_with_the_lighter_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    Clock(monkeypatch)
+    settings = {name: value for name, value in SMALL.items() if name != "width"} | {"max_epochs": 4}
+    model = EquivariantNASClassifier(search="none", **settings, time_budget=15, warm_start=True).fit(X, y)
+    light, losses = model.architecture_, [model.history_["loss"][-1]]
+    for budget in (15, 500):
+        model.set_params(time_budget=budget).fit(X, y)
+        assert model.architecture_ == light
+        losses.append(model.history_["loss"][-1])
+    assert losses[0] > losses[1] > losses[2]
 
 
 # --- interruptions ---

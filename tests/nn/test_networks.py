@@ -511,9 +511,11 @@ def test_what_cannot_be_relaxed_raises_an_error(layer: int, subgroup: Subgroup, 
         relax(EquivariantNetwork(architecture), layer, subgroup)
 
 
-@pytest.mark.parametrize("size", range(1, 65))
-def test_the_default_architecture_builds_runs_and_is_invariant_at_every_size(size: int) -> None:
-    architecture = default_architecture("D4", size, in_channels=2, n_outputs=3)
+@pytest.mark.parametrize(
+    ("size", "light"), [*((n, False) for n in range(1, 65)), *((n, True) for n in range(1, 50, 3))]
+)
+def test_the_default_architecture_builds_runs_and_is_invariant_at_every_size(size: int, light: bool) -> None:
+    architecture = default_architecture("D4", size, in_channels=2, n_outputs=3, light=light)
     network = EquivariantNetwork(architecture, torch.Generator().manual_seed(0)).double()
     x = images_for(architecture, 1)
     errors = invariance_errors(network.eval(), D4, x)

@@ -213,7 +213,7 @@ def test_candidates_with_weights_in_parallel(one_thread: None) -> None:
     np.testing.assert_array_equal(one, two)
 
 
-@pytest.mark.filterwarnings("ignore:time_budget=2 seconds leave less than an epoch")
+@pytest.mark.filterwarnings("ignore:time_budget=2 seconds")
 def test_candidates_in_parallel_keep_to_the_budget() -> None:
     search = EvolutionarySearch(5, guided=False, warmup_epochs=0.5, epochs_per_generation=500)
     started = time.perf_counter()
