@@ -134,13 +134,14 @@ class BaseEquivariantNAS(ExportMixin, CallbackSupportMixin, BaseEstimator, Param
             architecture = earlier.search_.architecture_
         training = TrainingSettings(
             self.learning_rate,
+            self.optimizer,
             batch_size=self.batch_size,
             weight_decay=self.weight_decay,
             precision=self.precision,
         )
         epochs = self.max_epochs or float(np.clip(round(32_000 / len(split.whole)), 4, 80))
 
-        search.start(architecture, epochs, training, self._seed)
+        search.start(architecture, epochs, training, self._seed, by_curve=self.max_epochs is None)
         session = Session(search, split, training, epochs, self._seed, monitor)
         session.shrink_to_budget(lighter if earlier is None else None)
         if earlier is not None:

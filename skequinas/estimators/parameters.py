@@ -100,7 +100,9 @@ class Parameters:
         "float or None",
         [Interval(Real, 0, None, closed="neither"), None],
         """Passes over the data in the final training, to which those of the search are in proportion. None makes it
-        about 500 mini-batches of 64, between 4 and 80 epochs.""",
+        about 500 mini-batches of 64, between 4 and 80 epochs, at most: a search that gathers evidence trains its first
+        network in parts that double its length for as long as that lowers the held-out loss, and what paid there is
+        the length of all trainings.""",
     )
     batch_size: int = _parameter(
         64, "int", [Interval(Integral, 2, None, closed="left")], "Images in a mini-batch, at least 2."
@@ -109,9 +111,22 @@ class Parameters:
         0.005,
         "float",
         [Interval(Real, 0, None, closed="neither")],
-        "The highest rate of the one-cycle schedule (AdamW).",
+        """The highest rate of the one-cycle schedule. With ``optimizer="muon"`` kernels turn by at most six times as
+        much of their norm in a step.""",
     )
-    weight_decay: float = _parameter(0.01, "float", [Interval(Real, 0, None, closed="left")], "Decoupled weight decay.")
+    optimizer: str = _parameter(
+        "muon",
+        '{"muon", "adamw", "sgd"}',
+        [StrOptions({"muon", "adamw", "sgd"})],
+        """"muon" turns the kernels of all convolutions along the polar factor of their momentum, one block for each
+        representation of their symmetry, and trains all else by AdamW. "sgd" has Nesterov momentum 0.9.""",
+    )
+    weight_decay: float = _parameter(
+        0.01,
+        "float",
+        [Interval(Real, 0, None, closed="left")],
+        "Decoupled weight decay; kernels that Muon turns have none.",
+    )
     validation_fraction: float = _parameter(
         0.2,
         "float",

@@ -118,7 +118,7 @@ class Session:
     def _begin_again(self, architecture: Architecture, training: TrainingSettings) -> EquivariantNetwork:
         """Start the search with these instead, and time a network of that architecture, which is returned."""
         self.training = training
-        self.search.start(architecture, self.epochs, training, self.seed)
+        self.search.start(architecture, self.epochs, training, self.seed, by_curve=self.search.by_curve_)
         network = self._new(architecture)
         assert self.monitor.time_budget is not None
         self._step_seconds = self._time_step(network, self.monitor.time_budget / 20)
@@ -203,6 +203,8 @@ class Session:
                 f"{mine.architecture_!r}. Keep search, group, image size, width and number of outputs, or set "
                 "warm_start=False."
             )
+        if mine.by_curve_ and earlier.by_curve_:
+            mine.epochs_ = earlier.epochs_
         for name in ("generation_", "records_", "shares_", "share_history_", "evidence_"):
             setattr(mine, name, copy.copy(getattr(earlier, name)))
         mine.population_ = [
@@ -230,6 +232,8 @@ class Session:
             return
         assert self.validation is not None
         run_search(self.search, self.split.training, self.validation, self.monitor, n_jobs)
+        if self.search.by_curve_:
+            self.epochs = self.search.epochs_
         if self.monitor.out_of_time() and not self.search.population_:
             self._warn(
                 f"time_budget={budget:g} seconds ended the search before it had tried anything to its end: the "

@@ -3,12 +3,15 @@
 from skequinas.groups.pixels import fair_offset, group_on_images, pixel_elements, quarter_turns_and_flip
 from skequinas.groups.points import PointGroup, Subgroup
 from skequinas.groups.reading import is_foreign, parse_group, register_group_reader
+from skequinas.groups.representations import Irrep, irreps
 
 __all__ = [
+    "Irrep",
     "PointGroup",
     "Subgroup",
     "fair_offset",
     "group_on_images",
+    "irreps",
     "is_foreign",
     "parse_group",
     "pixel_elements",

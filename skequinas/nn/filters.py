@@ -137,7 +137,7 @@ class KernelSpace:
     def tighten(self, coefficients: Tensor) -> Tensor:
         """The free weights of the nearest kernel in this space: the mean over every orbit, moved back."""
         back = orbit_tables((self,)).transposed().to(coefficients.device)
-        return _gather(coefficients, back) / self.constraint.order
+        return gather(coefficients, back) / self.constraint.order
 
     def sample(self, coefficients: Tensor) -> Tensor:
         """From coefficients (n_coefficients, out, in) to a kernel ``(out * |G|, in * |G|, size, size)``.
@@ -219,7 +219,11 @@ class OrbitTables(NamedTuple):
 @cache
 def orbit_tables(spaces: tuple[KernelSpace, ...]) -> OrbitTables:
     """The tables of a sum of kernel spaces, made once in a process."""
-    matrix = csr_array(hstack([space.matrix for space in spaces], format="csr"))
+    return sparse_tables(csr_array(hstack([space.matrix for space in spaces], format="csr")))
+
+
+def sparse_tables(matrix: csr_array) -> OrbitTables:
+    """The tables of any sparse matrix, for `gather`."""
     matrix.sort_indices()
     back = csr_array(matrix.T.tocsr())
     back.sort_indices()
@@ -233,7 +237,7 @@ def orbit_tables(spaces: tuple[KernelSpace, ...]) -> OrbitTables:
         return OrbitTables(orbits, orbit_starts, members, member_starts, *factors)
 
 
-def _gather(rows: Tensor, tables: OrbitTables, factors: Tensor | None = None) -> Tensor:
+def gather(rows: Tensor, tables: OrbitTables, factors: Tensor | None = None) -> Tensor:
     """Sum rows by the sparse matrix, whose entries may be multiplied by factors: one fused gather."""
     if tables.orbit_factors is not None:
         own = tables.orbit_factors.to(rows.dtype)
@@ -249,11 +253,11 @@ class _Expand(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weights: Tensor, *tables: Tensor | None) -> Tensor:
         ctx.save_for_backward(*tables)
-        return _gather(weights.detach(), OrbitTables(*tables))  # type: ignore[arg-type]
+        return gather(weights.detach(), OrbitTables(*tables))  # type: ignore[arg-type]
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return _gather(grad, OrbitTables(*ctx.saved_tensors).transposed()), *(None,) * 6
+        return gather(grad, OrbitTables(*ctx.saved_tensors).transposed()), *(None,) * 6
 
 
 def expand(weights: Tensor, *tables: Tensor | None) -> Tensor:
@@ -285,7 +289,7 @@ class _Mix(torch.autograd.Function):
         ctx.save_for_backward(weights, shares, norms, ratios, factors, owner, *tables)
         ctx.sizes = sizes
         own = OrbitTables(*tables)  # type: ignore[arg-type]
-        return _gather(weights.detach(), own, factors.index_select(0, own.orbits))
+        return gather(weights.detach(), own, factors.index_select(0, own.orbits))
 
     @staticmethod
     @once_differentiable
@@ -295,7 +299,7 @@ class _Mix(torch.autograd.Function):
         ends = torch.cat([back.orbit_starts[1:], back.orbit_starts.new_tensor([len(back.orbits)])])
         counts = ends - back.orbit_starts
         each = factors.repeat_interleave(counts, output_size=len(back.orbits))
-        grad_weights = _gather(grad, back, each)
+        grad_weights = gather(grad, back, each)
         parts = zip(grad_weights.split(ctx.sizes), weights.split(ctx.sizes), strict=True)
         along = torch.stack([torch.dot(g.flatten(), w.flatten()) for g, w in parts])
         grad_shares = torch.where(shares > 0, along / shares, torch.zeros_like(shares))

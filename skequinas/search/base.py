@@ -47,6 +47,8 @@ class Proposal:
         For the mini-batches, the same for all proposals of a generation, and for the weights where there is no parent.
     probe : bool, default=False
         Whether to gather the evidence for and against every subgroup from it.
+    by_curve : bool, default=False
+        Whether ``epochs`` is the greatest length, and the held-out loss decides how long the search's trainings are.
     toward : Subgroup or None, default=None
         To which subgroup relaxing its layers is to be tested, after the training, if it survives.
     """
@@ -59,6 +61,7 @@ class Proposal:
     training: TrainingSettings
     seed: int
     probe: bool = False
+    by_curve: bool = False
     toward: Subgroup | None = None
 
 
@@ -156,7 +159,15 @@ class Search(BaseEstimator, ABC):
     tolerance: float = 1.0
     level: float = 0.01
 
-    def start(self, architecture: Architecture, epochs: float, training: TrainingSettings, seed: int) -> Self:
+    def start(
+        self,
+        architecture: Architecture,
+        epochs: float,
+        training: TrainingSettings,
+        seed: int,
+        *,
+        by_curve: bool = False,
+    ) -> Self:
         """Begin a search.
 
         Parameters
@@ -168,6 +179,9 @@ class Search(BaseEstimator, ABC):
         training : TrainingSettings
             How a full training is done.
         seed : int
+        by_curve : bool, default=False
+            Whether ``epochs`` is the greatest length of a full training, and a search whose first network is trained
+            for as long finds out how much of it pays; ``epochs_`` is then that.
         """
         self._validate_params()
         self.check_start(architecture)
@@ -175,6 +189,7 @@ class Search(BaseEstimator, ABC):
         self.epochs_ = float(epochs)
         self.training_ = training
         self.seed_ = int(seed)
+        self.by_curve_ = by_curve
         self.generation_ = 0
         self.population_: list[Evaluation] = []
         self.pending_: list[Evaluation] = []
@@ -197,6 +212,7 @@ class Search(BaseEstimator, ABC):
     def tell(self, evaluations: Sequence[Evaluation]) -> None:
         """Take the evaluations of what was asked, in the same order."""
         self.records_ += [e.record() for e in evaluations]
+        self.epochs_ = next((e.proposal.epochs for e in evaluations if e.proposal.by_curve), self.epochs_)
         sound = [e for e in evaluations if not e.diverged]
         self.shares_ = next((e.network.shares() for e in sound if e.architecture.is_mixed), self.shares_)
         self.share_history_ = next((e.share_history for e in sound if e.share_history), self.share_history_)
@@ -322,6 +338,7 @@ class Search(BaseEstimator, ABC):
             "epochs": self.epochs_,
             "training": asdict(self.training_),
             "seed": self.seed_,
+            "by_curve": self.by_curve_,
             "generation": self.generation_,
             "records": self.records_,
             "shares": self.shares_,
@@ -346,7 +363,8 @@ class Search(BaseEstimator, ABC):
         """The inverse of `to_state`."""
         search = cls(**state["settings"])
         architecture = Architecture.from_dict(state["architecture"])
-        search.start(architecture, state["epochs"], TrainingSettings(**state["training"]), state["seed"])
+        training = TrainingSettings(**state["training"])
+        search.start(architecture, state["epochs"], training, state["seed"], by_curve=state["by_curve"])
         for name in ("generation", "records", "shares", "share_history"):
             setattr(search, f"{name}_", state[name])
         if state["evidence"] is not None:

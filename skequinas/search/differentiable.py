@@ -142,7 +142,8 @@ class DifferentiableSearch(Search):
                 alpha_interval=self.alpha_interval,
             )
             epochs = self.epochs_ if self.mixture_epochs is None else self.mixture_epochs
-            return [replace(self.proposal(mixed, epochs, training), probe=True)]
+            by_curve = self.by_curve_ and self.mixture_epochs is None
+            return [replace(self.proposal(mixed, epochs, training), probe=True, by_curve=by_curve)]
         if self.generation_ > 1 or not self.discretize or not self.population_:
             return []
         mixture, symmetry = self.population_[0], self.symmetry_

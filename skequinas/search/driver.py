@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from skequinas.nn.networks import EquivariantNetwork, inherit
 from skequinas.runtime.process import fitting_state, kept_memory, torch_threads
 from skequinas.search.base import Evaluation, Proposal, Search
 from skequinas.training import DataPart, DivergenceError, Monitor, evaluate, train
+from skequinas.training.curve import train_by_curve
 from skequinas.training.data import n_steps
 from skequinas.training.loop import refresh_statistics, remedy
 from skequinas.training.monitor import CandidateStage
@@ -162,15 +164,12 @@ def _evaluation(task: _Task, data: DataPart, validation: DataPart, stop: Callabl
         return stop()
 
     try:
-        train(
-            network,
-            data,
-            proposal.training,
-            proposal.epochs,
-            seed=proposal.seed,
-            alpha_data=for_alphas,
-            on_step=on_step,
-        )
+        how: dict[str, Any] = {"seed": proposal.seed, "alpha_data": for_alphas, "on_step": on_step}
+        if proposal.by_curve:
+            epochs = train_by_curve(network, data, proposal.training, proposal.epochs, unseen, **how)
+            proposal = replace(proposal, epochs=epochs)
+        else:
+            train(network, data, proposal.training, proposal.epochs, **how)
         if task.always or not task.out_of_time:
             losses, errors = evaluate(network, validation)
             if proposal.probe:

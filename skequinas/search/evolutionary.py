@@ -62,7 +62,8 @@ class EvolutionarySearch(Search):
         the group, which cannot tell them apart; large groups have many such.
     revisit : bool, default=False
         Whether a relaxation that was tried and did not survive may be tried again.
-    optimizer : {"adamw", "sgd"}, default="adamw"
+    optimizer : {"muon", "adamw", "sgd"} or None, default=None
+        None is that of a full training.
     learning_rate : float or None, default=None
         None is that of a full training for the first network, and 0.3 of it for the generations. The first network of
         a guided search is always trained as in a full training.
@@ -94,7 +95,7 @@ class EvolutionarySearch(Search):
         "moves": [StrOptions({"maximal", "all"})],
         "merge_conjugates": ["boolean"],
         "revisit": ["boolean"],
-        "optimizer": [StrOptions({"adamw", "sgd"})],
+        "optimizer": [StrOptions({"muon", "adamw", "sgd"}), None],
         "learning_rate": [Interval(Real, 0, None, closed="neither"), None],
         "schedule": [StrOptions({"one_cycle", "constant"})],
         "tolerance": [Interval(Real, 0, None, closed="left")],
@@ -114,7 +115,7 @@ class EvolutionarySearch(Search):
         moves: str = "maximal",
         merge_conjugates: bool = False,
         revisit: bool = False,
-        optimizer: str = "adamw",
+        optimizer: str | None = None,
         learning_rate: float | None = None,
         schedule: str = "one_cycle",
         tolerance: float = 1.0,
@@ -199,7 +200,8 @@ class EvolutionarySearch(Search):
     def _training(self, share: float) -> TrainingSettings:
         """The settings of a training whose rate, if the user gives none, is a share of that of a full training."""
         rate = share * self.training_.learning_rate if self.learning_rate is None else self.learning_rate
-        return replace(self.training_, learning_rate=rate, optimizer=self.optimizer, schedule=self.schedule)
+        optimizer = self.training_.optimizer if self.optimizer is None else self.optimizer
+        return replace(self.training_, learning_rate=rate, optimizer=optimizer, schedule=self.schedule)
 
     def _first(self) -> Proposal:
         """The fully constrained network, or one whose head is free to break every symmetry."""
@@ -207,7 +209,8 @@ class EvolutionarySearch(Search):
         if self._is_guided:
             epochs = self.epochs_ if self.probe_epochs is None else self.probe_epochs
             free = start.relaxed(-1, start.group.trivial)
-            return replace(self.proposal(free, epochs, self.training_), probe=True)
+            by_curve = self.by_curve_ and self.probe_epochs is None
+            return replace(self.proposal(free, epochs, self.training_), probe=True, by_curve=by_curve)
         epochs = self.epochs_ / 2 if self.warmup_epochs is None else self.warmup_epochs
         return self.proposal(start, epochs, self._training(1.0))
 

@@ -15,8 +15,12 @@ from torch import Tensor, nn
 from skequinas.training.data import DataPart, batches_per_epoch, endless_batches, mean_with_error, n_steps
 from skequinas.training.evaluation import evaluate
 from skequinas.training.objective import Objective
+from skequinas.training.optimizer import Muon
 
 __all__ = ["PRECISIONS", "DivergenceError", "TrainingSettings", "refresh_statistics", "train"]
+
+_KERNEL_RATE = 6.0
+"""Muon's rate, which is relative to the norm of a kernel, over that of AdamW."""
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -33,14 +37,15 @@ class TrainingSettings:
     ----------
     learning_rate : float
         The rate, or the highest rate of the one-cycle schedule.
-    optimizer : {"adamw", "sgd"}
-        SGD has Nesterov momentum 0.9.
+    optimizer : {"muon", "adamw", "sgd"}
+        "muon" turns the kernels of equivariant convolutions, see `skequinas.training.optimizer.Muon`, by six times
+        ``learning_rate`` of their norm, and trains all else by AdamW. SGD has Nesterov momentum 0.9.
     schedule : {"one_cycle", "constant"}
         "one_cycle" rises for a quarter of the steps and falls to nearly zero with a cosine.
     batch_size : int
         Images in a mini-batch; the batches of an epoch differ in size by one at most.
     weight_decay : float
-        The decoupled weight decay of AdamW, or that of SGD.
+        The decoupled weight decay of AdamW, or that of SGD. Kernels that Muon turns have none.
     alpha_learning_rate : float
         The rate of Adam for the logits of mixed layers.
     alpha_interval : int
@@ -111,7 +116,7 @@ def train(
     parameters = dict(network.named_parameters())
     alphas = [p for name, p in parameters.items() if name.endswith("logits")]
     weights = [p for name, p in parameters.items() if not name.endswith("logits")]
-    optimizer = _optimizer(weights, settings)
+    optimizer = _optimizer(network, weights, settings)
     per_epoch = batches_per_epoch(len(data), settings.batch_size)
     last = n_steps(len(data), epochs, settings.batch_size)
     schedule = _schedule(optimizer, settings, last)
@@ -199,7 +204,10 @@ def _autocast(data: DataPart, settings: TrainingSettings) -> torch.autocast:
     return torch.autocast(data.images.device.type, PRECISIONS[settings.precision], enabled=reduced)
 
 
-def _optimizer(weights: list[nn.Parameter], settings: TrainingSettings) -> torch.optim.Optimizer:
+def _optimizer(network: nn.Module, weights: list[nn.Parameter], settings: TrainingSettings) -> torch.optim.Optimizer:
+    if settings.optimizer == "muon":
+        rate = settings.learning_rate
+        return Muon(network, rate, _KERNEL_RATE * rate, weight_decay=settings.weight_decay, parameters=weights)
     if settings.optimizer == "sgd":
         return torch.optim.SGD(
             weights, settings.learning_rate, momentum=0.9, nesterov=True, weight_decay=settings.weight_decay

@@ -77,7 +77,7 @@ def test_copies_and_groups_that_share_an_image_are_one_unit() -> None:
 def test_noisy_copies_are_found_and_other_images_are_not() -> None:
     images, rng = noise(100), np.random.default_rng(1)
     copies = np.concatenate([images, np.rot90(images, 1, (1, 2)) + 0.05 * rng.normal(size=images.shape)])
-    a, b = near_copies(torch.from_numpy(copies)[:, None], D4)
+    a, b, _ = near_copies(torch.from_numpy(copies)[:, None], D4)
     assert {tuple(sorted(pair)) for pair in zip(a.tolist(), b.tolist(), strict=True)} == {
         (i, i + 100) for i in range(100)
     }
@@ -86,8 +86,20 @@ def test_noisy_copies_are_found_and_other_images_are_not() -> None:
 
 def test_no_digit_is_taken_for_a_copy_of_another_beyond_chance() -> None:
     images = torch.from_numpy(IMAGES)[:, None]
-    a, _ = near_copies(images, D4)
-    assert len(np.unique(a)) <= 0.01 * len(images)
+    a, _, correlations = near_copies(images, D4)
+    assert len(np.unique(a[correlations > 0.99])) <= 0.01 * len(images)
+    assert len(np.unique(a)) <= 0.1 * len(images)
+    assert units_of(images, None, D4) is None
+
+
+@pytest.mark.parametrize("share", [0.05, 0.125])
+def test_shots_of_one_object_are_kept_together(share: float) -> None:
+    """Four of each, with noise of this share of the images' spread."""
+    images = noise(60).repeat(4, axis=0)
+    images += share * np.random.default_rng(1).normal(size=images.shape)
+    with pytest.warns(UserWarning, match="240 of 240 images are nearly equal to others"):
+        units = units_of(torch.from_numpy(images)[:, None], None, D4)
+    np.testing.assert_array_equal(units, np.arange(60).repeat(4))
 
 
 # --- splits ---

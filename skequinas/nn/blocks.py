@@ -1,0 +1,156 @@
+r"""Equivariant kernels as what they are to linear algebra: one small matrix for each irreducible representation.
+
+A kernel maps the input's channels and filter atoms to the output's channels. If it is equivariant to H, it maps each
+irreducible representation of H to its own kind alone, and does the same to all of its dimensions: in coordinates that
+sort both sides by representations it falls into blocks, :math:`D = \bigoplus_\rho D_\rho \otimes 1_{d_\rho}`. Functions
+of :math:`D D^T`, such as the polar factor :math:`(D D^T)^{-1/2} D`, are those of the blocks.
+
+The blocks are linear in the free weights, by a sparse matrix T for each kernel space, with
+:math:`\sum_\rho d_\rho \|D_\rho\|^2 = |H| \, \|w\|^2`; the way back is its transpose, weighted and divided by
+:math:`|H|`. T uses that a row of D which belongs to the first element of a coset of H *is* free weights, and gives all
+others of the coset.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from itertools import groupby
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.sparse import block_diag, coo_array, csr_array, eye_array, hstack, kron, vstack
+from torch import Tensor
+
+from skequinas.groups import Irrep, irreps
+from skequinas.nn.filters import KernelSpace, OrbitTables, gather, sparse_tables
+
+__all__ = ["BlockShape", "KernelBlocks", "kernel_blocks"]
+
+
+class BlockShape(NamedTuple):
+    """So many blocks of one shape: rows for each output field, and columns for each input field."""
+
+    n: int
+    rows: int
+    columns: int
+
+    @property
+    def size(self) -> int:
+        """The entries of all of them for each pair of fields."""
+        return self.n * self.rows * self.columns
+
+
+@dataclass(frozen=True)
+class KernelBlocks:
+    """From the free weights of one or several kernel spaces to their blocks, and back.
+
+    Parameters
+    ----------
+    shapes : tuple of BlockShape
+        Those of the first space, then of the next; neighbours of the same shape are one.
+    forward_tables, backward_tables : OrbitTables or None
+        The sparse matrices; None where free weights are the entries of the blocks, in the same order.
+    """
+
+    shapes: tuple[BlockShape, ...]
+    forward_tables: OrbitTables | None
+    backward_tables: OrbitTables | None
+
+    def split(self, weights: Tensor) -> list[Tensor]:
+        """The blocks of free weights (n_free, out, in), each (n, rows * out, columns * in)."""
+        n_out, n_in = weights.shape[1:]
+        entries = weights if self.forward_tables is None else gather(weights, self.forward_tables.to(weights.device))
+        parts = entries.split([shape.size for shape in self.shapes])
+        return [
+            part.reshape(s.n, s.rows, s.columns, n_out, n_in)
+            .transpose(2, 3)
+            .reshape(s.n, s.rows * n_out, s.columns * n_in)
+            for part, s in zip(parts, self.shapes, strict=True)
+        ]
+
+    def join(self, blocks: list[Tensor], n_out: int, n_in: int) -> Tensor:
+        """The inverse of `split`."""
+        parts = [
+            block.reshape(s.n, s.rows, n_out, s.columns, n_in).transpose(2, 3).reshape(s.size, n_out, n_in)
+            for block, s in zip(blocks, self.shapes, strict=True)
+        ]
+        entries = torch.cat(parts) if len(parts) > 1 else parts[0]
+        return entries if self.backward_tables is None else gather(entries, self.backward_tables.to(entries.device))
+
+
+@cache
+def kernel_blocks(spaces: tuple[KernelSpace, ...]) -> KernelBlocks:
+    """The blocks of kernel spaces whose free weights lie in one tensor, one space after the other."""
+    shapes: list[BlockShape] = []
+    forward, backward = [], []
+    for space in spaces:
+        found = sorted(_blocks(space), key=lambda block: block.shape)
+        for shape, same in groupby(found, key=lambda block: block.shape):
+            shapes.append(BlockShape(len(list(same)), *shape))
+        forward.append(vstack([block.entries for block in found]))
+        weights = np.concatenate([np.full(block.entries.shape[0], block.multiplicity) for block in found])
+        backward.append(forward[-1].T.multiply(weights / space.constraint.order))
+    if all(space.constraint.order == 1 or not space.regular_out for space in spaces):
+        return KernelBlocks(tuple(shapes), None, None)
+    return KernelBlocks(tuple(shapes), *(sparse_tables(csr_array(block_diag(m))) for m in (forward, backward)))
+
+
+class _Block(NamedTuple):
+    """The block of one representation: its shape for each pair of fields, and its entries from free weights."""
+
+    shape: tuple[int, int]
+    entries: csr_array
+    multiplicity: int
+    """How often it stands in the kernel."""
+
+
+def _blocks(space: KernelSpace) -> list[_Block]:
+    """The blocks of a kernel space."""
+    subgroup, n_free = space.constraint, space.n_free
+    if not space.regular_out:  # such outputs are invariant, and so is what reaches them
+        return [_Block((1, n_free), csr_array(eye_array(n_free)), 1)]
+    found = []
+    for irrep in irreps(subgroup):
+        partners = _sorted_inputs(space, irrep)
+        n_columns = partners[0].shape[1]
+        if n_columns:
+            rows = vstack([partner.T for partner in partners]) * np.sqrt(subgroup.order / irrep.dimension)
+            shape = (subgroup.index * irrep.dimension, n_columns)
+            entries = csr_array(kron(eye_array(subgroup.index), rows))
+            found.append(_Block(shape, entries, 1 if irrep.is_complex else irrep.dimension))
+    return found
+
+
+def _sorted_inputs(space: KernelSpace, irrep: Irrep) -> list[csr_array]:
+    """Orthonormal vectors of inputs that move as the first dimension of a representation, and those of the others.
+
+    The first matrix has the vectors as its columns, and so have the next, in the same order, for each dimension of the
+    representation. For a complex one the first has all of them already, and the second their other halves.
+    """
+    moves = [_input_action(space, h) for h in space.constraint.elements]
+
+    def summed(coefficients: NDArray[np.float64]) -> csr_array:
+        return csr_array(sum(c * move for c, move in zip(coefficients, moves, strict=True) if c))
+
+    share = irrep.dimension / space.constraint.order
+    if space.regular_in:  # every orbit is a copy of the regular representation, and made from its first channel
+        first = np.sort([coset[0] for coset in space.constraint.right_cosets])
+        places = (first[:, None] * space.basis.n_atoms + np.arange(space.basis.n_atoms)).ravel()
+        own = [np.sqrt(share) * summed(irrep.matrices[:, 0, k])[:, places] for k in range(irrep.dimension)]
+        vectors = csr_array(hstack(own))
+    else:
+        values, dense = np.linalg.eigh((share * summed(irrep.matrices[:, 0, 0])).toarray())
+        vectors = csr_array(dense[:, values > 0.5])
+    return [csr_array(share * summed(irrep.matrices[:, j, 0]) @ vectors) for j in range(irrep.dimension)]
+
+
+def _input_action(space: KernelSpace, element: int) -> csr_array:
+    """The matrix by which an element moves an input's channels and atoms, in the order of a row of coefficients."""
+    group, own = space.constraint.group, space.basis.action(space.constraint.group, element)
+    if not space.regular_in:
+        return own
+    channels = coo_array((np.ones(group.order), (group.table[element], np.arange(group.order))))
+    return csr_array(kron(channels, own))

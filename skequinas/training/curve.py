@@ -1,0 +1,77 @@
+"""A training that is as long as it pays: it goes on for as long as twice the length lowers the held-out loss."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+from torch import nn
+
+from skequinas.training.data import DataPart, mean_with_error, n_steps
+from skequinas.training.evaluation import evaluate
+from skequinas.training.loop import TrainingSettings, train
+
+__all__ = ["train_by_curve"]
+
+_SHARES = 1 / 8, 1 / 8, 1 / 4, 1 / 2
+"""Of the greatest length: each part but the first doubles what was before it."""
+
+_GAIN = 0.02
+"""By what share of itself the held-out loss must fall for another doubling."""
+
+_FEWEST_STEPS = 120
+"""No curve is trusted before so many mini-batches."""
+
+
+def train_by_curve(
+    network: nn.Module,
+    data: DataPart,
+    settings: TrainingSettings,
+    epochs: float,
+    validation: DataPart,
+    *,
+    seed: int,
+    alpha_data: DataPart | None = None,
+    on_step: Callable[[], bool | None] | None = None,
+) -> float:
+    """Train a network in place, in parts that each double the length, until the held-out loss no longer falls.
+
+    Each part has a schedule of its own, at whose end the network is at rest; so it can end there without loss. If the
+    last part raised the loss, the network has the weights from before it again.
+
+    Parameters
+    ----------
+    network, data, settings, seed, alpha_data, on_step
+        As in `skequinas.training.train`.
+    epochs : float
+        The greatest length.
+    validation : DataPart
+        Held-out data, whose loss decides.
+
+    Returns
+    -------
+    float
+        The epochs that led to the network's weights.
+    """
+    stopped, done, best = False, 0.0, float("inf")
+
+    def step() -> bool:
+        nonlocal stopped
+        stopped = on_step is not None and bool(on_step())
+        return stopped
+
+    for number, share in enumerate(_SHARES):
+        before = copy.deepcopy(network.state_dict())
+        train(network, data, settings, share * epochs, seed=seed + number, alpha_data=alpha_data, on_step=step)
+        if stopped:
+            return done + share * epochs
+        loss = mean_with_error(evaluate(network, validation)[0], validation.sample_weights())[0]
+        enough = n_steps(len(data), done + share * epochs, settings.batch_size) >= _FEWEST_STEPS
+        if enough and loss > best:
+            network.load_state_dict(before)
+            break
+        done += share * epochs
+        if enough and loss > (1 - _GAIN) * best:
+            break
+        best = min(loss, best)
+    return done

@@ -1,0 +1,84 @@
+"""Laws of a training that is as long as it pays."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from skequinas.nn import Architecture, EquivariantNetwork
+from skequinas.training import CLASSIFICATION, DataPart, TrainingSettings, evaluate
+from skequinas.training.curve import train_by_curve
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+SETTINGS = TrainingSettings(optimizer="muon", batch_size=8, learning_rate=0.005)
+
+
+def data(n: int, signal: float, seed: int = 0) -> DataPart:
+    """Noise, and in half of it stripes of this strength."""
+    rng = np.random.default_rng(seed)
+    targets = np.arange(n) % 2
+    images = rng.normal(size=(n, 1, 8, 8)) + signal * targets[:, None, None, None] * np.cos(np.arange(8) * np.pi)
+    return DataPart(
+        torch.from_numpy(images.astype(np.float32)), torch.from_numpy(targets), nn.Identity(), CLASSIFICATION
+    )
+
+
+def network() -> EquivariantNetwork:
+    architecture = Architecture("D1", 8, 1, 2, (2, 2), (3, 3), (False, False))
+    return EquivariantNetwork(architecture, torch.Generator().manual_seed(0))
+
+
+def length(signal: float, epochs: float = 64) -> tuple[float, EquivariantNetwork]:
+    own = network()
+    return train_by_curve(own, data(128, signal), SETTINGS, epochs, data(200, signal, 1), seed=0), own
+
+
+def test_noise_is_learned_no_longer_than_the_least_and_keeps_the_best_weights() -> None:
+    epochs, own = length(0.0)
+    assert epochs <= 16  # 128 steps are 8 epochs of 16; one doubling more found that it does not pay
+    short = network()
+    train_by_curve(short, data(128, 0.0), SETTINGS, 64, data(200, 0.0, 1), seed=0)
+    for p, q in zip(own.parameters(), short.parameters(), strict=True):
+        assert torch.equal(p, q)
+
+
+def test_a_task_that_is_learned_slowly_is_trained_for_longer_than_noise() -> None:
+    own, slowly = network(), TrainingSettings(optimizer="muon", batch_size=16, learning_rate=0.002)
+    epochs = train_by_curve(own, data(256, 0.6), slowly, 32, data(400, 0.6, 1), seed=0)
+    assert epochs == 32 > length(0.0)[0]
+    assert evaluate(own, data(400, 0.6, 2))[1].mean() < 0.05
+
+
+def test_no_curve_is_trusted_before_a_hundred_mini_batches() -> None:
+    assert length(0.0, 8)[0] >= 4  # 64 and 128 mini-batches
+
+
+def test_the_clock_ends_a_part() -> None:
+    steps = itertools.count(1)
+    epochs = train_by_curve(
+        network(), data(128, 1.0), SETTINGS, 64, data(64, 1.0, 1), seed=0, on_step=lambda: next(steps) >= 20
+    )
+    assert next(steps) == 21
+    assert epochs == 8
+
+
+def test_a_part_that_made_it_worse_is_undone(monkeypatch: pytest.MonkeyPatch) -> None:
+    from skequinas.training import curve
+
+    losses = iter([1.0, 0.5, 0.7])
+    states = []
+
+    def told(own: nn.Module, part: DataPart) -> tuple[np.ndarray, np.ndarray]:
+        states.append({name: value.clone() for name, value in own.state_dict().items()})
+        return np.full(len(part), next(losses)), np.zeros(len(part))
+
+    monkeypatch.setattr(curve, "evaluate", told)
+    own = network()
+    assert train_by_curve(own, data(128, 1.0), SETTINGS, 32, data(64, 1.0, 1), seed=0) == 8
+    for name, value in own.state_dict().items():
+        assert torch.equal(value, states[1][name])
