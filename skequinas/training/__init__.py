@@ -1,10 +1,12 @@
 """One training loop: what is trained on, for what, and who watches."""
 
+from skequinas.training.curve import train_by_curve
 from skequinas.training.data import Batch, DataPart, Split, mean_with_error
 from skequinas.training.evaluation import evaluate, frozen
 from skequinas.training.loop import DivergenceError, TrainingSettings, train
 from skequinas.training.monitor import FitProgress, Monitor, SearchProgress
 from skequinas.training.objective import CLASSIFICATION, REGRESSION, Objective
+from skequinas.training.optimizer import Muon
 
 __all__ = [
     "CLASSIFICATION",
@@ -14,6 +16,7 @@ __all__ = [
     "DivergenceError",
     "FitProgress",
     "Monitor",
+    "Muon",
     "Objective",
     "SearchProgress",
     "Split",
@@ -22,4 +25,5 @@ __all__ = [
     "frozen",
     "mean_with_error",
     "train",
+    "train_by_curve",
 ]
