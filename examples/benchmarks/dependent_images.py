@@ -6,8 +6,8 @@ with the class of the digit as the label, so that D4 is true. What varies is wha
 - copies: the held-out images of `symmetry_evidence` are there five times;
 - a rare class: 30 images of it stand beside 300 others, and are repeated ten times to balance the classes;
 - patients: 40 objects with twelve nearly equal images each, and the label is the object's, with ``groups`` or without;
-- shots: 400 images in four noisy copies each, with ``groups`` or without (8 grey values of noise, a tenth of the images'
-  spread; "noisy shots" have 20, too much for copies to be noticed without ``groups``);
+- shots: 400 images in four noisy copies each, with ``groups`` or without. There are 8 grey values of noise, a tenth of
+  the spread of the images; "noisy shots" have 20, too much for copies to be noticed without ``groups``;
 - orders: one data set of 400 images with its rows in several orders.
 
 The share of verdicts other than D4 is what the table shows (for the orders, the share of the most frequent verdict).

@@ -20,8 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from scipy.sparse import block_diag, coo_array, csr_array, eye_array, hstack, kron, vstack
+from scipy.sparse import block_diag, csr_array, eye_array, hstack, kron, vstack
 from torch import Tensor
 
 from skequinas.groups import Irrep, irreps
@@ -130,27 +129,34 @@ def _sorted_inputs(space: KernelSpace, irrep: Irrep) -> list[csr_array]:
     The first matrix has the vectors as its columns, and so have the next, in the same order, for each dimension of the
     representation. For a complex one the first has all of them already, and the second their other halves.
     """
-    moves = [_input_action(space, h) for h in space.constraint.elements]
-
-    def summed(coefficients: NDArray[np.float64]) -> csr_array:
-        return csr_array(sum(c * move for c, move in zip(coefficients, moves, strict=True) if c))
-
+    moved, dimensions = _moved_inputs(space), range(irrep.dimension)
     share = irrep.dimension / space.constraint.order
+
+    def summed(j: int, k: int) -> csr_array:
+        """The sum over H of an entry of the representation times what the element makes of the first inputs."""
+        coefficients = csr_array(irrep.matrices[:, j, k][:, None])
+        return csr_array(moved @ kron(coefficients, eye_array(moved.shape[1] // space.constraint.order)))
+
     if space.regular_in:  # every orbit is a copy of the regular representation, and made from its first channel
-        first = np.sort([coset[0] for coset in space.constraint.right_cosets])
-        places = (first[:, None] * space.basis.n_atoms + np.arange(space.basis.n_atoms)).ravel()
-        own = [np.sqrt(share) * summed(irrep.matrices[:, 0, k])[:, places] for k in range(irrep.dimension)]
-        vectors = csr_array(hstack(own))
-    else:
-        values, dense = np.linalg.eigh((share * summed(irrep.matrices[:, 0, 0])).toarray())
-        vectors = csr_array(dense[:, values > 0.5])
-    return [csr_array(share * summed(irrep.matrices[:, j, 0]) @ vectors) for j in range(irrep.dimension)]
+        return [np.sqrt(share) * csr_array(hstack([summed(j, k) for k in dimensions])) for j in dimensions]
+    values, vectors = np.linalg.eigh(share * summed(0, 0).toarray())
+    return [share * summed(j, 0) @ csr_array(vectors[:, values > 0.5]) for j in dimensions]
 
 
-def _input_action(space: KernelSpace, element: int) -> csr_array:
-    """The matrix by which an element moves an input's channels and atoms, in the order of a row of coefficients."""
-    group, own = space.constraint.group, space.basis.action(space.constraint.group, element)
-    if not space.regular_in:
-        return own
-    channels = coo_array((np.ones(group.order), (group.table[element], np.arange(group.order))))
-    return csr_array(kron(channels, own))
+@cache
+def _moved_inputs(space: KernelSpace) -> csr_array:
+    """What the elements of H make of a row of coefficients, one after the other: (inputs, |H| * first inputs).
+
+    The first inputs are those of the first channel of each coset, or all where channels do not move.
+    """
+    group, n_atoms = space.constraint.group, space.basis.n_atoms
+    first = np.sort([coset[0] for coset in space.constraint.right_cosets]) if space.regular_in else np.zeros(1, int)
+    rows, columns, values = [], [], []
+    for number, h in enumerate(space.constraint.elements):
+        own = space.basis.action(group, h).tocoo()
+        to = group.table[h, first] if space.regular_in else first
+        rows.append((to[:, None] * n_atoms + own.row).ravel())
+        columns.append(((number * len(first) + np.arange(len(first)))[:, None] * n_atoms + own.col).ravel())
+        values.append(np.tile(own.data, len(first)))
+    shape = space.multiplicity_in * n_atoms, space.constraint.order * len(first) * n_atoms
+    return csr_array((np.concatenate(values), (np.concatenate(rows), np.concatenate(columns))), shape=shape)
