@@ -11,7 +11,7 @@ K. Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 202
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -38,18 +38,23 @@ def polar_factor(matrices: Tensor, n_steps: int = 5) -> Tensor:
     """
     wide = matrices.shape[-2] <= matrices.shape[-1]
     x = matrices if wide else matrices.mT
-    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
     a, b, c = _COEFFICIENTS
     square = x @ x.mT
-    product = torch.eye(x.shape[-2], dtype=x.dtype, device=x.device).expand_as(square)
+    scale = square.diagonal(dim1=-2, dim2=-1).sum(-1).clamp_min(torch.finfo(x.dtype).tiny)[:, None, None]
+    square = square / scale  # of the matrix divided by its norm, so that no singular value is above 1
+    shift = a * torch.eye(x.shape[-2], dtype=x.dtype, device=x.device)
+    product = shift
     for step in range(n_steps):
-        factor = torch.baddbmm(square, square, square, beta=b, alpha=c)
-        factor.diagonal(dim1=-2, dim2=-1).add_(a)
+        factor = torch.baddbmm(torch.add(shift, square, alpha=b), square, square, alpha=c)
         product = factor @ product if step else factor
         if step < n_steps - 1:
             square = factor @ square @ factor
-    found: Tensor = product @ x
+    found: Tensor = (product * scale.rsqrt()) @ x
     return found if wide else found.mT
+
+
+_LARGE = 100_000
+"""Entries of a block from which on those of several kernels are not put together."""
 
 
 class Muon(torch.optim.AdamW):
@@ -118,28 +123,27 @@ class Muon(torch.optim.AdamW):
         """Turn kernels by the rate, each part of a mixture by itself."""
         for p in kernels:
             if not self.state[p]:
-                parts = p.split([space.n_free for space in self._spaces[p]])
                 self.state[p] = {
                     "step": torch.zeros(()),  # AdamW looks for it in what it loads
                     "momentum_buffer": torch.zeros_like(p),
-                    "norms": torch.stack(_norms(parts)),
+                    "norms": torch.stack(_norms(self._parts([p], [p]))),
                 }
         grads = [p.grad for p in kernels if p.grad is not None]
         momenta = [self.state[p]["momentum_buffer"] for p in kernels]
         torch._foreach_mul_(momenta, momentum)
         torch._foreach_add_(momenta, grads)
         directions = self._polar(kernels, list(torch._foreach_add(grads, momenta, alpha=momentum)))
-        for p, direction in zip(kernels, directions, strict=True):
-            sizes, norms = [space.n_free for space in self._spaces[p]], self.state[p]["norms"]
-            tiny = torch.finfo(p.dtype).tiny
-            lengths = torch.stack(_norms(direction.split(sizes)))
-            for part, step, factor in zip(
-                p.split(sizes), direction.split(sizes), rate * norms / (lengths + tiny), strict=True
-            ):
-                part.addcmul_(step, factor, value=-1)
-            after = torch.stack(_norms(p.split(sizes)))
-            for part, factor in zip(p.split(sizes), norms / (after + tiny), strict=True):
-                part.mul_(factor)
+        steps, parts = self._parts(kernels, directions), self._parts(kernels, kernels)
+        norms = torch.cat([self.state[p]["norms"] for p in kernels])
+        tiny = torch.finfo(norms.dtype).tiny
+        torch._foreach_mul_(steps, _each(rate * norms / (torch.stack(_norms(steps)) + tiny)))
+        torch._foreach_sub_(parts, steps)
+        torch._foreach_mul_(parts, _each(norms / (torch.stack(_norms(parts)) + tiny)))
+
+    def _parts(self, kernels: Sequence[nn.Parameter], values: Sequence[Tensor]) -> list[Tensor]:
+        """Of each kernel what belongs to each of its subgroups."""
+        sizes = ([space.n_free for space in self._spaces[p]] for p in kernels)
+        return [part for own, value in zip(sizes, values, strict=True) for part in value.split(own)]
 
     def _polar(self, kernels: list[nn.Parameter], momenta: list[Tensor]) -> list[Tensor]:
         """The polar factors of kernels, their blocks sorted by shape and worked on together."""
@@ -149,7 +153,11 @@ class Muon(torch.optim.AdamW):
         for i, parts in enumerate(split):
             for j, part in enumerate(parts):
                 places.setdefault(part.shape[1:], []).append((i, j))
-        for same in places.values():
+        for shape, same in places.items():
+            if shape.numel() > _LARGE:  # there is nothing to win by a copy
+                for i, j in same:
+                    split[i][j] = polar_factor(split[i][j])
+                continue
             together = [split[i][j] for i, j in same]
             found = polar_factor(torch.cat(together)).split([len(part) for part in together])
             for (i, j), part in zip(same, found, strict=True):
@@ -157,5 +165,9 @@ class Muon(torch.optim.AdamW):
         return [own.join(parts, *p.shape[1:]) for own, parts, p in zip(blocks, split, kernels, strict=True)]
 
 
-def _norms(parts: Any) -> list[Tensor]:
-    return list(torch._foreach_norm(list(parts)))
+def _norms(parts: list[Tensor]) -> list[Tensor]:
+    return list(torch._foreach_norm(parts))
+
+
+def _each(factors: Tensor) -> list[Tensor]:
+    return list(factors.unbind())
