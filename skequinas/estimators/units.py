@@ -33,7 +33,7 @@ _FEWEST_PIXELS = 64
 _AT_ONCE = 128
 """Images that are compared at a time, so that no copy of all images is made."""
 
-_ALIKE = {0.97: 0.25, 0.99: 0.01}
+_ALIKE = {0.97: 0.5, 0.99: 0.01}
 """Two images are near copies when they correlate by more than the first, if more than this share of images has one.
 
 A smaller share is chance: of 1,500 images of each of eight public sets 0 to 11 % have one by 0.97, and 0 to 0.7 % by

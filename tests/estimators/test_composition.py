@@ -115,7 +115,7 @@ def test_ensembles_take_the_classifier(name: str) -> None:
 
 def test_several_targets_may_get_a_model_each() -> None:
     targets = np.stack([INK, X[:, :32].sum(axis=1)], axis=1)
-    model = MultiOutputRegressor(regressor()).fit(X, targets)
+    model = MultiOutputRegressor(regressor(learning_rate=0.01)).fit(X, targets)
     assert model.predict(X).shape == targets.shape
     assert model.score(X, targets) > 0.5
 
@@ -144,7 +144,7 @@ def test_outputs_of_transformers_may_be_tables() -> None:
 def test_weights_are_routed_through_pipelines_and_searches() -> None:
     weights = np.where(y == 0, 0.0, 1.0)  # class 0 is left out
     with sklearn.config_context(enable_metadata_routing=True):
-        model = classifier(max_epochs=12).set_fit_request(sample_weight=True)
+        model = classifier(max_epochs=12, learning_rate=0.01).set_fit_request(sample_weight=True)
         pipeline = Pipeline([("scale", StandardScaler().set_fit_request(sample_weight=False)), ("net", model)])
         scorer = get_scorer("accuracy").set_score_request(sample_weight=True)
         search = GridSearchCV(pipeline, {"net__width": [4, 8]}, cv=2, scoring=scorer)
@@ -228,9 +228,10 @@ FORMS: dict[str, Callable[[NDArray[Any], Path], Any]] = {
 
 @pytest.mark.parametrize("form", FORMS)
 def test_images_in_every_form_are_the_same_images(form: str, tmp_path: Path) -> None:
+    """To the last bits of their mean and spread, which AdamW does not blow up in a few steps."""
     images = FORMS[form](X, tmp_path)
-    model = classifier().fit(images, y)
-    np.testing.assert_allclose(model.predict_proba(images), classifier().fit(X, y).predict_proba(X), atol=1e-5)
+    one, other = (classifier(optimizer="adamw") for _ in range(2))
+    np.testing.assert_allclose(one.fit(images, y).predict_proba(images), other.fit(X, y).predict_proba(X), atol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(8, 8, 3), (3, 8, 8)])

@@ -317,6 +317,24 @@ def test_after_an_interruption_the_better_network_is_kept(monkeypatch: pytest.Mo
     assert log_loss(y, model.predict_proba(X)) <= log_loss(y, probabilities) + 1e-6
 
 
+def test_an_interruption_while_the_mixture_is_tightened_keeps_at_least_the_mixture(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The evaluation of the mixture is the best so far, and tightening it has only begun."""
+    mixture = classifier("a mixture", max_epochs=12).fit(X, y)
+
+    def step(_: Monitor, stage: Any = None, n_batches: int = 1) -> bool:
+        if getattr(stage, "generation", 0) == 1:
+            raise KeyboardInterrupt
+        return False
+
+    monkeypatch.setattr(Monitor, "step", step)
+    with pytest.warns(UserWarning, match="interrupted"):
+        model = classifier("differentiable", max_epochs=12).fit(X, y)
+    assert len(model.search_results_["candidate"]) == 1
+    assert model.score(X, y) >= mixture.score(X, y) - 0.02
+
+
 # --- warm starts ---
 
 

@@ -24,7 +24,7 @@ SEARCHES: dict[str, Any] = {
     "random": "random",
     "none": "none",
 }
-FAST = {"max_epochs": 8, "batch_size": 16, "learning_rate": 0.02}
+FAST = {"max_epochs": 8, "batch_size": 16, "learning_rate": 0.01}
 NAMES = {"words": np.array(["pear", "apple", "quince", "fig"]), "numbers": np.array([7, -3, 100, 0])}
 
 
