@@ -290,9 +290,9 @@ class Session:
         if not self._hurried:
             return
         data = (self.split.validation or self.split.whole).sample(self.n_measured, self.seed)
-        error = mean_with_error(evaluate(self.network, data)[1], data.sample_weights())[0]
+        error, standard_error = mean_with_error(evaluate(self.network, data)[1], data.sample_weights(), data.units)
         simple = simple_error(self.split.whole.sample(_COMPARED, self.seed), data)
-        if error >= simple:
+        if error + standard_error >= simple:
             self._warn(
                 f"time_budget={self.monitor.time_budget:g} seconds were not enough: the model's error on {len(data)} "
                 f"images is {error:.3f}, that of the simplest models (the most frequent class, the nearest class mean, "

@@ -16,11 +16,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from skequinas.nn.blocks import kernel_blocks
 from skequinas.nn.layers import EquivariantConv2d
 
-__all__ = ["Muon", "polar_factor"]
+__all__ = ["Muon", "polar_factor", "polar_factors"]
 
 _COEFFICIENTS = 3.4445, -4.7750, 2.0315
 """Of the polynomial that brings singular values near 1 fastest; they end between 0.7 and 1.2."""
@@ -29,28 +30,51 @@ _COEFFICIENTS = 3.4445, -4.7750, 2.0315
 def polar_factor(matrices: Tensor, n_steps: int = 5) -> Tensor:
     r"""About the polar factor :math:`(D D^T)^{-1/2} D` of each matrix of a batch, by Newton-Schulz iterations.
 
-    All steps but the last multiplication are done on :math:`D D^T`, which is the smaller of the two.
-
     Parameters
     ----------
     matrices : Tensor of shape (n, rows, columns)
     n_steps : int, default=5
     """
-    wide = matrices.shape[-2] <= matrices.shape[-1]
-    x = matrices if wide else matrices.mT
+    return polar_factors([matrices], n_steps)[0]
+
+
+def polar_factors(batches: Sequence[Tensor], n_steps: int = 5) -> list[Tensor]:
+    r"""Those of several batches of matrices, of any shapes.
+
+    The iterations are done on :math:`D D^T`, or :math:`D^T D` where that is smaller, and together for all matrices of
+    about one size: what is filled up with zeros takes no part.
+    """
+    wide = [x if x.shape[-2] <= x.shape[-1] else x.mT for x in batches]
+    squares = [x @ x.mT for x in wide]
+    scales = [
+        square.diagonal(dim1=-2, dim2=-1).sum(-1).clamp_min(torch.finfo(square.dtype).tiny)[:, None, None]
+        for square in squares
+    ]  # by their root matrices have norm 1, so that no singular value is above 1
+    sizes: dict[int, list[int]] = {}
+    for i, square in enumerate(squares):
+        sizes.setdefault(max(16, 1 << (square.shape[-1] - 1).bit_length()), []).append(i)
+    found = list(wide)
+    for same in sizes.values():
+        largest = max(squares[i].shape[-1] for i in same)
+        together = [F.pad(squares[i] / scales[i], (0, largest - squares[i].shape[-1]) * 2) for i in same]
+        products = _iterated(torch.cat(together), n_steps).split([len(part) for part in together])
+        for i, product in zip(same, products, strict=True):
+            n = squares[i].shape[-1]
+            found[i] = (product[:, :n, :n] * scales[i].rsqrt()) @ wide[i]
+    return [y if y.shape == x.shape else y.mT for x, y in zip(batches, found, strict=True)]
+
+
+def _iterated(square: Tensor, n_steps: int) -> Tensor:
+    """By what matrices are multiplied in so many steps, given their squares."""
     a, b, c = _COEFFICIENTS
-    square = x @ x.mT
-    scale = square.diagonal(dim1=-2, dim2=-1).sum(-1).clamp_min(torch.finfo(x.dtype).tiny)[:, None, None]
-    square = square / scale  # of the matrix divided by its norm, so that no singular value is above 1
-    shift = a * torch.eye(x.shape[-2], dtype=x.dtype, device=x.device)
-    product = shift
+    shift = a * torch.eye(square.shape[-1], dtype=square.dtype, device=square.device)
+    product = shift.expand_as(square)
     for step in range(n_steps):
         factor = torch.baddbmm(torch.add(shift, square, alpha=b), square, square, alpha=c)
         product = factor @ product if step else factor
         if step < n_steps - 1:
             square = factor @ square @ factor
-    found: Tensor = (product * scale.rsqrt()) @ x
-    return found if wide else found.mT
+    return product
 
 
 _LARGE = 100_000
@@ -149,18 +173,16 @@ class Muon(torch.optim.AdamW):
         """The polar factors of kernels, their blocks sorted by shape and worked on together."""
         blocks = [kernel_blocks(self._spaces[p]) for p in kernels]
         split = [own.split(m) for own, m in zip(blocks, momenta, strict=True)]
-        places: dict[torch.Size, list[tuple[int, int]]] = {}
+        places: dict[tuple[int, ...], list[tuple[int, int]]] = {}
         for i, parts in enumerate(split):
             for j, part in enumerate(parts):
-                places.setdefault(part.shape[1:], []).append((i, j))
-        for shape, same in places.items():
-            if shape.numel() > _LARGE:  # there is nothing to win by a copy
-                for i, j in same:
-                    split[i][j] = polar_factor(split[i][j])
-                continue
-            together = [split[i][j] for i, j in same]
-            found = polar_factor(torch.cat(together)).split([len(part) for part in together])
-            for (i, j), part in zip(same, found, strict=True):
+                shape = tuple(part.shape[1:])
+                alone = (i, j) if shape[0] * shape[1] > _LARGE else ()  # there is nothing to win by a copy
+                places.setdefault((*shape, *alone), []).append((i, j))
+        batches = [[split[i][j] for i, j in same] for same in places.values()]
+        factors = polar_factors([batch[0] if len(batch) == 1 else torch.cat(batch) for batch in batches])
+        for same, batch, factor in zip(places.values(), batches, factors, strict=True):
+            for (i, j), part in zip(same, factor.split([len(part) for part in batch]), strict=True):
                 split[i][j] = part
         return [own.join(parts, *p.shape[1:]) for own, parts, p in zip(blocks, split, kernels, strict=True)]
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from skequinas.groups import PointGroup, Subgroup
 from skequinas.nn import Architecture, EquivariantNetwork, GroupConv2d, MixedGroupConv2d
 from skequinas.training import CLASSIFICATION, DataPart, DivergenceError, TrainingSettings, optimizer, train
-from skequinas.training.optimizer import Muon, polar_factor
+from skequinas.training.optimizer import Muon, polar_factor, polar_factors
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -68,6 +68,13 @@ def test_the_polar_factor_of_a_matrix_of_low_rank_is_finite_and_of_that_rank() -
     assert not polar_factor(torch.zeros(2, 3, 4)).any()
 
 
+def test_matrices_of_several_shapes_are_worked_on_together_and_do_not_mix() -> None:
+    generator = torch.Generator().manual_seed(0)
+    batches = [torch.randn(shape, generator=generator) for shape in ((2, 3, 9), (1, 20, 50), (4, 30, 17), (3, 5, 5))]
+    for x, found in zip(batches, polar_factors(batches), strict=True):
+        torch.testing.assert_close(found, polar_factor(x), rtol=0, atol=1e-5)
+
+
 # --- steps ---
 
 
@@ -77,7 +84,7 @@ def test_an_equivariant_gradient_gives_an_equivariant_step(
     subgroup: Subgroup, kernel_size: int, lifting: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is the step that Muon makes on the dense kernel, knowing nothing of the constraint."""
-    monkeypatch.setattr(optimizer, "polar_factor", exact_polar_factor)
+    monkeypatch.setattr(optimizer, "polar_factors", lambda batches: [exact_polar_factor(x) for x in batches])
     layer = GroupConv2d(subgroup, 2, 3, kernel_size, regular_in=not lifting, bias=False).double()
     space, weight, before = layer.space(subgroup), layer.weights.weight, layer.kernel().detach()
     random_grads(layer, 0)
