@@ -101,7 +101,7 @@ class Parameters:
         [Interval(Real, 0, None, closed="neither"), None],
         """Passes over the data in the final training, to which those of the search are in proportion. None makes it
         about 500 mini-batches of 64, between 4 and 80 epochs, at most: a search that gathers evidence trains its first
-        network in parts that double its length for as long as that lowers the held-out loss, and what paid there is
+        network in parts that double its length for as long as that lowers the held-out error, and what paid there is
         the length of all trainings.""",
     )
     batch_size: int = _parameter(

@@ -48,7 +48,7 @@ class Proposal:
     probe : bool, default=False
         Whether to gather the evidence for and against every subgroup from it.
     by_curve : bool, default=False
-        Whether ``epochs`` is the greatest length, and the held-out loss decides how long the search's trainings are.
+        Whether ``epochs`` is the greatest length, and the held-out error decides how long the search's trainings are.
     toward : Subgroup or None, default=None
         To which subgroup relaxing its layers is to be tested, after the training, if it survives.
     """

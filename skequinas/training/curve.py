@@ -1,10 +1,11 @@
-"""A training that is as long as it pays: it goes on for as long as twice the length lowers the held-out loss."""
+"""A training that is as long as it pays: it goes on for as long as twice the length lowers the held-out error."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable
 
+import numpy as np
 from torch import nn
 
 from skequinas.training.data import DataPart, mean_with_error, n_steps
@@ -16,10 +17,10 @@ __all__ = ["train_by_curve"]
 _SHARES = 1 / 8, 1 / 8, 1 / 4, 1 / 2
 """Of the greatest length: each part but the first doubles what was before it."""
 
-_GAIN = 0.02
-"""By what share of itself the held-out loss must fall for another doubling."""
+_DOUBT = 1.5
+"""Standard errors by which the held-out error must fall for another doubling, taken sample by sample."""
 
-_FEWEST_STEPS = 120
+_FEWEST_STEPS = 90
 """No curve is trusted before so many mini-batches."""
 
 
@@ -34,10 +35,10 @@ def train_by_curve(
     alpha_data: DataPart | None = None,
     on_step: Callable[[], bool | None] | None = None,
 ) -> float:
-    """Train a network in place, in parts that each double the length, until the held-out loss no longer falls.
+    """Train a network in place, in parts that each double the length, until the held-out error no longer falls.
 
     Each part has a schedule of its own, at whose end the network is at rest; so it can end there without loss. If the
-    last part raised the loss, the network has the weights from before it again.
+    last part raised the held-out loss, the network has the weights from before it again.
 
     Parameters
     ----------
@@ -46,14 +47,15 @@ def train_by_curve(
     epochs : float
         The greatest length.
     validation : DataPart
-        Held-out data, whose loss decides.
+        Held-out data, whose errors decide.
 
     Returns
     -------
     float
         The epochs that led to the network's weights.
     """
-    stopped, done, best = False, 0.0, float("inf")
+    stopped, done, weights = False, 0.0, validation.sample_weights()
+    losses, errors = (np.full(len(validation), np.inf) for _ in range(2))
 
     def step() -> bool:
         nonlocal stopped
@@ -65,13 +67,15 @@ def train_by_curve(
         train(network, data, settings, share * epochs, seed=seed + number, alpha_data=alpha_data, on_step=step)
         if stopped:
             return done + share * epochs
-        loss = mean_with_error(evaluate(network, validation)[0], validation.sample_weights())[0]
+        losses_before, errors_before = losses, errors
+        losses, errors = evaluate(network, validation)
         enough = n_steps(len(data), done + share * epochs, settings.batch_size) >= _FEWEST_STEPS
-        if enough and loss > best:
-            network.load_state_dict(before)
-            break
+        if number and enough:
+            gain, standard_error = mean_with_error(errors_before - errors, weights, validation.units)
+            if gain <= _DOUBT * standard_error:
+                if mean_with_error(losses_before - losses, weights)[0] < 0:
+                    network.load_state_dict(before)
+                    return done
+                return done + share * epochs
         done += share * epochs
-        if enough and loss > (1 - _GAIN) * best:
-            break
-        best = min(loss, best)
     return done
