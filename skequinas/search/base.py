@@ -364,7 +364,7 @@ class Search(BaseEstimator, ABC):
         search = cls(**state["settings"])
         architecture = Architecture.from_dict(state["architecture"])
         training = TrainingSettings(**state["training"])
-        search.start(architecture, state["epochs"], training, state["seed"], by_curve=state["by_curve"])
+        search.start(architecture, state["epochs"], training, state["seed"], by_curve=state.get("by_curve", False))
         for name in ("generation", "records", "shares", "share_history"):
             setattr(search, f"{name}_", state[name])
         if state["evidence"] is not None:

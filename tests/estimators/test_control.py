@@ -232,7 +232,7 @@ def test_an_interrupted_fit_keeps_the_best_model_and_warns(
     search: str, share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     after = int(share * n_steps(search))
-    model = interrupted(monkeypatch, classifier(search), after)
+    model = interrupted(monkeypatch, classifier(search, learning_rate=0.01), after)
     with pytest.warns(UserWarning, match="interrupted.*warm_start=True"):
         assert model.fit(X, y) is model
     assert model.score(X, y) > 0.4
