@@ -128,7 +128,7 @@ class BaseEquivariantNAS(ExportMixin, CallbackSupportMixin, BaseEstimator, Param
         self.image_shape_, self.preprocessing_, split = prepared.image_shape, prepared.preprocessing, prepared.split
         self._n_samples = len(split.whole) if earlier is None else earlier._n_samples
         architecture, lighter = self._initial_architecture(split.whole, prepared.group), None
-        if self.architecture == "auto" and self.width is None and self.time_budget is not None:
+        if self.architecture == "auto" and self.width is None and (self.time_budget is not None or earlier is not None):
             lighter = self._initial_architecture(split.whole, prepared.group, light=True)
         if earlier is not None and earlier.search_.architecture_ == lighter:
             architecture = earlier.search_.architecture_

@@ -59,7 +59,7 @@ class Session:
         self.n_measured = MEASURED_IMAGES
         self.validation = split.validation
         self.asked_epochs = epochs
-        self._validation_is_unseen = True
+        self._validation_is_unseen, self._stops_early = True, False
         self._hurried = self._skips_search = False  # with a time budget that is short
         self.interrupted = False
 
@@ -109,7 +109,7 @@ class Session:
         training = 1.15 * self.n_batches(1) * self._step_seconds
         left = budget - self.monitor.seconds - self._report_seconds
         share = self._shorten(training, left - search_seconds)
-        if proposals and share < 1 and self.n_batches(1) < _FEW_STEPS and not self.search.keeps_network:
+        if proposals and share < 0.5 and self.n_batches(1) < _FEW_STEPS and not self.search.keeps_network:
             self._skips_search = True
             share = self._shorten(training, left, searching=False)
         self._validation_is_unseen = True
@@ -164,7 +164,8 @@ class Session:
 
         # of large images a few tell how long a mini-batch takes
         data, batch_size = self.split.whole, self.training.batch_size
-        few = min(batch_size, len(data), 2) if data.images[0].numel() > _LARGE else batch_size
+        values, on_cpu = data.images[0].numel(), data.images.device.type == "cpu"
+        few = min(batch_size, len(data), 2 if values > 4 * _LARGE else 8) if on_cpu and values > _LARGE else batch_size
         epochs = 6 / n_steps(len(data), 1, few)
         with suppress(DivergenceError):
             train(network, data, replace(self.training, batch_size=few), epochs, seed=self.seed, on_step=on_step)
@@ -188,7 +189,10 @@ class Session:
         fixed = search_seconds(1e-6)
         final = 0.0 if self.search.keeps_network else training
         shared = final + search_seconds(1.0) - fixed
-        share = (available - fixed) / shared if fixed <= available / 2 else available / 2 / training
+        if fixed > available / 2:
+            share = available / 2 / training
+        else:  # where nothing is shared, all that is fixed fits
+            share = (available - fixed) / shared if shared > 1e-6 * training else 1.0
         share = float(np.clip(share, 1e-3, 1.0))
         self.search.epochs_ = self.epochs = share * asked
         return share
@@ -203,8 +207,10 @@ class Session:
                 f"{mine.architecture_!r}. Keep search, group, image size, width and number of outputs, or set "
                 "warm_start=False."
             )
-        if mine.by_curve_ and earlier.by_curve_:
-            mine.epochs_ = earlier.epochs_
+        if mine.by_curve_:
+            mine.curve_share_ = getattr(earlier, "curve_share_", 1.0)
+            mine.epochs_ *= mine.curve_share_
+        self._skips_search = self._skips_search and not earlier.population_
         for name in ("generation_", "records_", "shares_", "share_history_", "evidence_"):
             setattr(mine, name, copy.copy(getattr(earlier, name)))
         mine.population_ = [
@@ -262,7 +268,8 @@ class Session:
                     f"time_budget={self.monitor.time_budget:g} seconds leave less than an epoch for the final "
                     "training: the model is hardly trained. Increase time_budget, or use fewer or smaller images."
                 )
-        self._validation_is_unseen = early_stopping
+        self._validation_is_unseen = self._validation_is_unseen and early_stopping
+        self._stops_early = early_stopping
         self.monitor.expect(self.n_batches(1))
 
         def on_epoch(row: dict[str, float]) -> bool:
@@ -291,12 +298,14 @@ class Session:
             return
         data = (self.split.validation or self.split.whole).sample(self.n_measured, self.seed)
         error, standard_error = mean_with_error(evaluate(self.network, data)[1], data.sample_weights(), data.units)
-        simple = simple_error(self.split.whole.sample(_COMPARED, self.seed), data)
-        if error + standard_error >= simple:
+        known = self.split.training if self._stops_early else self.split.whole
+        simple = simple_error(known.sample(_COMPARED, self.seed), data)
+        if error + standard_error > simple:
             self._warn(
                 f"time_budget={self.monitor.time_budget:g} seconds were not enough: the model's error on {len(data)} "
-                f"images is {error:.3f}, that of the simplest models (the most frequent class, the nearest class mean, "
-                f"the mean of the targets) is {simple:.3f}. Increase time_budget, or use fewer or smaller images."
+                f"images is {error:.3f}, not clearly below that of the simplest models (the most frequent class, the "
+                f"nearest class mean, the mean of the targets), {simple:.3f}. Increase time_budget, or use fewer or "
+                "smaller images."
             )
 
     @staticmethod

@@ -42,7 +42,7 @@ class BlockShape(NamedTuple):
         return self.n * self.rows * self.columns
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class KernelBlocks:
     """From the free weights of one or several kernel spaces to their blocks, and back.
 
@@ -61,7 +61,7 @@ class KernelBlocks:
     def split(self, weights: Tensor) -> list[Tensor]:
         """The blocks of free weights (n_free, out, in), each (n, rows * out, columns * in)."""
         n_out, n_in = weights.shape[1:]
-        entries = weights if self.forward_tables is None else gather(weights, self.forward_tables.to(weights.device))
+        entries = weights if self.forward_tables is None else gather(weights, self._tables(weights)[0])
         parts = entries.split([shape.size for shape in self.shapes])
         return [
             part.reshape(s.n, s.rows, s.columns, n_out, n_in)
@@ -77,7 +77,11 @@ class KernelBlocks:
             for block, s in zip(blocks, self.shapes, strict=True)
         ]
         entries = torch.cat(parts) if len(parts) > 1 else parts[0]
-        return entries if self.backward_tables is None else gather(entries, self.backward_tables.to(entries.device))
+        return entries if self.backward_tables is None else gather(entries, self._tables(entries)[1])
+
+    def _tables(self, rows: Tensor) -> tuple[OrbitTables, OrbitTables]:
+        """Both tables, where rows are and in their type."""
+        return _placed(self, rows.device, rows.dtype)
 
 
 @cache
@@ -95,6 +99,22 @@ def kernel_blocks(spaces: tuple[KernelSpace, ...]) -> KernelBlocks:
     if all(space.constraint.order == 1 or not space.regular_out for space in spaces):
         return KernelBlocks(tuple(shapes), None, None)
     return KernelBlocks(tuple(shapes), *(sparse_tables(csr_array(block_diag(m))) for m in (forward, backward)))
+
+
+@cache
+def _placed(blocks: KernelBlocks, device: torch.device, dtype: torch.dtype) -> tuple[OrbitTables, OrbitTables]:
+    """The tables of blocks on a device, with factors of a type, made once."""
+    assert blocks.forward_tables is not None
+    assert blocks.backward_tables is not None
+    with torch.inference_mode(False):
+        placed = [
+            tables._replace(
+                orbit_factors=None if tables.orbit_factors is None else tables.orbit_factors.to(dtype),
+                member_factors=None if tables.member_factors is None else tables.member_factors.to(dtype),
+            ).to(device)
+            for tables in (blocks.forward_tables, blocks.backward_tables)
+        ]
+    return placed[0], placed[1]
 
 
 class _Block(NamedTuple):

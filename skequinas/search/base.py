@@ -190,6 +190,7 @@ class Search(BaseEstimator, ABC):
         self.training_ = training
         self.seed_ = int(seed)
         self.by_curve_ = by_curve
+        self.curve_share_ = 1.0  # of the greatest length, what the curve left of it
         self.generation_ = 0
         self.population_: list[Evaluation] = []
         self.pending_: list[Evaluation] = []
@@ -212,7 +213,9 @@ class Search(BaseEstimator, ABC):
     def tell(self, evaluations: Sequence[Evaluation]) -> None:
         """Take the evaluations of what was asked, in the same order."""
         self.records_ += [e.record() for e in evaluations]
-        self.epochs_ = next((e.proposal.epochs for e in evaluations if e.proposal.by_curve), self.epochs_)
+        for e in evaluations:
+            if e.proposal.by_curve:
+                self.curve_share_, self.epochs_ = e.proposal.epochs / self.epochs_, e.proposal.epochs
         sound = [e for e in evaluations if not e.diverged]
         self.shares_ = next((e.network.shares() for e in sound if e.architecture.is_mixed), self.shares_)
         self.share_history_ = next((e.share_history for e in sound if e.share_history), self.share_history_)
@@ -339,6 +342,7 @@ class Search(BaseEstimator, ABC):
             "training": asdict(self.training_),
             "seed": self.seed_,
             "by_curve": self.by_curve_,
+            "curve_share": self.curve_share_,
             "generation": self.generation_,
             "records": self.records_,
             "shares": self.shares_,
@@ -365,6 +369,7 @@ class Search(BaseEstimator, ABC):
         architecture = Architecture.from_dict(state["architecture"])
         training = TrainingSettings(**state["training"])
         search.start(architecture, state["epochs"], training, state["seed"], by_curve=state.get("by_curve", False))
+        search.curve_share_ = state.get("curve_share", 1.0)
         for name in ("generation", "records", "shares", "share_history"):
             setattr(search, f"{name}_", state[name])
         if state["evidence"] is not None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 from torch import nn
 
-from skequinas.training.data import DataPart, mean_with_error, n_steps
+from skequinas.training.data import DataPart, batches_per_epoch, mean_with_error, n_steps
 from skequinas.training.evaluation import evaluate
 from skequinas.training.loop import TrainingSettings, train
 
@@ -54,11 +54,12 @@ def train_by_curve(
     float
         The epochs that led to the network's weights.
     """
-    stopped, done, weights = False, 0.0, validation.sample_weights()
+    steps, stopped, done, weights = 0, False, 0.0, validation.sample_weights()
     losses, errors = (np.full(len(validation), np.inf) for _ in range(2))
 
     def step() -> bool:
-        nonlocal stopped
+        nonlocal steps, stopped
+        steps += 1
         stopped = on_step is not None and bool(on_step())
         return stopped
 
@@ -66,7 +67,7 @@ def train_by_curve(
         before = copy.deepcopy(network.state_dict())
         train(network, data, settings, share * epochs, seed=seed + number, alpha_data=alpha_data, on_step=step)
         if stopped:
-            return done + share * epochs
+            return steps / batches_per_epoch(len(data), settings.batch_size)
         losses_before, errors_before = losses, errors
         losses, errors = evaluate(network, validation)
         enough = n_steps(len(data), done + share * epochs, settings.batch_size) >= _FEWEST_STEPS

@@ -9,9 +9,11 @@ import torch
 from numpy.typing import NDArray
 from sklearn.neighbors import NearestCentroid
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from skequinas.nn.networks import EquivariantNetwork
 from skequinas.training.data import DataPart, mean_with_error
+from skequinas.training.objective import CLASSIFICATION
 
 __all__ = ["EVALUATION_BATCH", "evaluate", "frozen", "simple_error"]
 
@@ -42,7 +44,7 @@ def simple_error(training: DataPart, data: DataPart) -> float:
     """The mean error of the simplest models there are, which any network should beat.
 
     They are the most frequent class or the nearest class mean of the pixels, whichever is better; or the mean of the
-    targets.
+    targets. It is infinite where classes have an error of their own, which these models know nothing of.
 
     Parameters
     ----------
@@ -52,20 +54,28 @@ def simple_error(training: DataPart, data: DataPart) -> float:
         What they are tried on.
     """
     targets, known = (part.targets.cpu().numpy() for part in (training, data))
+    weights = training.sample_weights()
     if targets.dtype.kind == "f":
-        constant = training.targets.mean(0).expand_as(data.targets)
+        constant = (
+            torch.from_numpy(np.average(targets, axis=0, weights=weights)).to(data.targets).expand_as(data.targets)
+        )
         errors = [data.objective.error(constant, data.targets).double().cpu().numpy()]
+    elif data.objective.error is not CLASSIFICATION.error:
+        return np.inf  # in other units
     else:
-        errors = [(known != np.bincount(targets).argmax()).astype(float)]
-        if len(np.unique(targets)) > 1:
+        errors = [(known != np.bincount(targets, weights).argmax()).astype(float)]
+        rows = _rows(training)
+        if len(np.unique(targets)) > 1 and (rows != rows[0]).any():
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # pixels that are the same in all images of a class
-                nearest = NearestCentroid().fit(_rows(training), targets)
+                nearest = NearestCentroid().fit(rows, targets)
                 errors.append((nearest.predict(_rows(data)) != known).astype(float))
     return min(mean_with_error(e, data.sample_weights())[0] for e in errors)
 
 
 def _rows(data: DataPart) -> NDArray[np.float32]:
-    """The preprocessed images as rows of pixels."""
-    rows: Tensor = data.preprocess(data.images).flatten(1)
+    """The preprocessed images as rows of pixels, shrunk to 16x16 at most."""
+    size = min(16, data.images.shape[2]), min(16, data.images.shape[3])
+    parts = (F.adaptive_avg_pool2d(data.preprocess(x), size).flatten(1) for x in data.images.split(EVALUATION_BATCH))
+    rows: Tensor = torch.cat(list(parts))
     return rows.cpu().numpy()

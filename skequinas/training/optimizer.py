@@ -77,6 +77,9 @@ def _iterated(square: Tensor, n_steps: int) -> Tensor:
     return product
 
 
+_TINY = 1e-30
+"""Of what is zero, the norm that it is divided by."""
+
 _LARGE = 100_000
 """Entries of a block from which on those of several kernels are not put together."""
 
@@ -159,10 +162,10 @@ class Muon(torch.optim.AdamW):
         directions = self._polar(kernels, list(torch._foreach_add(grads, momenta, alpha=momentum)))
         steps, parts = self._parts(kernels, directions), self._parts(kernels, kernels)
         norms = torch.cat([self.state[p]["norms"] for p in kernels])
-        tiny = torch.finfo(norms.dtype).tiny
-        torch._foreach_mul_(steps, _each(rate * norms / (torch.stack(_norms(steps)) + tiny)))
+        lengths = torch.stack(_norms(steps)).clamp_min(_TINY)
+        torch._foreach_mul_(steps, _each(rate * norms / lengths))
         torch._foreach_sub_(parts, steps)
-        torch._foreach_mul_(parts, _each(norms / (torch.stack(_norms(parts)) + tiny)))
+        torch._foreach_mul_(parts, _each(norms / torch.stack(_norms(parts)).clamp_min(_TINY)))
 
     def _parts(self, kernels: Sequence[nn.Parameter], values: Sequence[Tensor]) -> list[Tensor]:
         """Of each kernel what belongs to each of its subgroups."""

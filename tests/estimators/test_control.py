@@ -189,11 +189,28 @@ def test_a_warm_start_goes_on_with_the_lighter_network(monkeypatch: pytest.Monke
     settings = {name: value for name, value in SMALL.items() if name != "width"} | {"max_epochs": 4}
     model = EquivariantNASClassifier(search="none", **settings, time_budget=15, warm_start=True).fit(X, y)
     light, losses = model.architecture_, [model.history_["loss"][-1]]
-    for budget in (15, 500):
+    for budget in (15, None):
         model.set_params(time_budget=budget).fit(X, y)
         assert model.architecture_ == light
         losses.append(model.history_["loss"][-1])
     assert losses[0] > losses[1] > losses[2]
+
+
+@TOO_SHORT
+def test_a_short_training_within_its_budget_keeps_its_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forty mini-batches in all, and nearly all of the time for them: few, but not for want of time."""
+    Clock(monkeypatch)
+    model = classifier("evolutionary", time_budget=90).fit(X, y)
+    assert len(model.search_results_["candidate"]) > 0
+
+
+def test_a_mixture_of_a_given_length_may_have_a_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    Clock(monkeypatch)
+    search = DifferentiableSearch(mixture_epochs=3, discretize=False)
+    free, bounded = (
+        EquivariantNASClassifier(search=search, **SMALL, time_budget=budget).fit(X, y) for budget in (None, 1000)
+    )
+    np.testing.assert_array_equal(free.predict_proba(X), bounded.predict_proba(X))
 
 
 # --- interruptions ---

@@ -174,6 +174,10 @@ def test_a_kernel_without_gradient_stays_as_it_is() -> None:
     first.grad = torch.zeros_like(first)
     muon.step()
     torch.testing.assert_close(first, before)
+    for group in muon.param_groups:
+        group["lr"] = 100.0
+    muon.step()
+    torch.testing.assert_close(first, before)
 
 
 # --- trainings ---
