@@ -49,7 +49,7 @@ class KernelBlocks:
     Parameters
     ----------
     shapes : tuple of BlockShape
-        Those of the first space, then of the next; neighbours of the same shape are one.
+        Those of the first space, then of the next; blocks of one shape in a space are one entry.
     forward_tables, backward_tables : OrbitTables or None
         The sparse matrices; None where free weights are the entries of the blocks, in the same order.
     """
