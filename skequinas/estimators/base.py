@@ -28,8 +28,9 @@ from skequinas.evidence.measures import Measures, layer_distances, measure
 from skequinas.evidence.report import LearnedSymmetry
 from skequinas.groups import PointGroup, group_on_images, is_foreign, parse_group
 from skequinas.io.images import Preprocessing, as_array, as_images
-from skequinas.nn.architecture import Architecture, default_architecture, paper_architecture
+from skequinas.nn.architecture import Architecture
 from skequinas.nn.networks import EquivariantNetwork
+from skequinas.nn.presets import default_architecture, paper_architecture
 from skequinas.runtime.devices import resolve_device
 from skequinas.runtime.process import fitting_state, kept_memory, no_autocast, worker_threads
 from skequinas.search import NoSearch, resolve_search

@@ -1,13 +1,14 @@
 """The mathematics of layers: filter bases, kernel spaces, layers, networks and their relaxation."""
 
-from skequinas.nn.architecture import Architecture, Constraint, default_architecture, paper_architecture
+from skequinas.nn.architecture import Architecture, Constraint
 from skequinas.nn.bases import FilterBasis, HarmonicBasis, PixelBasis, filter_basis, register_basis
 from skequinas.nn.filters import KernelSpace, kernel_space
 from skequinas.nn.layers import EquivariantConv2d, GroupConv2d, MixedGroupConv2d
 from skequinas.nn.networks import EquivariantNetwork, inherit, relax
 from skequinas.nn.norm import OrbitBatchNorm2d
 from skequinas.nn.pooling import CircularMask, SymmetricAvgPool2d
-from skequinas.nn.transforms import RandomTurns, transform_images, warp_images
+from skequinas.nn.presets import default_architecture, paper_architecture
+from skequinas.nn.transforms import RandomShifts, RandomTurns, transform_images, warp_images
 
 __all__ = [
     "Architecture",
@@ -22,6 +23,7 @@ __all__ = [
     "MixedGroupConv2d",
     "OrbitBatchNorm2d",
     "PixelBasis",
+    "RandomShifts",
     "RandomTurns",
     "SymmetricAvgPool2d",
     "default_architecture",

@@ -1,4 +1,4 @@
-"""Architectures as values: everything that fixes a network but its weights, and the default ones."""
+"""Architectures as values: everything that fixes a network but its weights."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ from functools import cached_property, reduce
 from operator import and_, index
 from typing import Any
 
-import torch
-
 from skequinas.groups import PointGroup, Subgroup, group_on_images, parse_group
 from skequinas.nn.bases import filter_basis
 from skequinas.nn.filters import kernel_space
 
-__all__ = ["Architecture", "Constraint", "default_architecture", "paper_architecture"]
+__all__ = ["Architecture", "Constraint"]
 
 Constraint = Subgroup | tuple[Subgroup, ...]
 """The constraint of one layer: a subgroup, or the subgroups that a mixed layer mixes."""
+
+_STATISTICS = {"mean": 1, "mean and maximum": 2}
+"""How many numbers the head is given of each channel."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,13 @@ class Architecture:
     circular_mask : bool or None, default=None
         Whether the input is cut to a disc, since the corners of a square cannot turn by any angle. None, the default,
         is True where the group does not map the pixel grid to itself, and stands as one of the two afterwards.
+    shortcuts : tuple of int, default=()
+        For each hidden layer over how many layers a shortcut reaches that ends there, and 0 where there is none: the
+        fields that went into the first of them are added to those of the last one before its rectifier (if these are
+        more, to the first of them). Shortcuts do not overlap, do not begin at the image and pass no pooling. They obey
+        every constraint, so they have none. Empty stands for no shortcuts.
+    statistics : {"mean", "mean and maximum"}, default="mean"
+        What the head is given of each channel of the last map.
 
     Examples
     --------
@@ -68,6 +76,8 @@ class Architecture:
     hidden: int = 64
     basis: str = "auto"
     circular_mask: bool | None = None
+    shortcuts: tuple[int, ...] = ()
+    statistics: str = "mean"
 
     def __post_init__(self) -> None:
         def put(name: str, value: object) -> None:
@@ -108,6 +118,26 @@ class Architecture:
             raise ValueError(f"kernel_sizes={self.kernel_sizes} must be odd, so that a kernel has a central pixel.")
         for size in self.kernel_sizes:
             filter_basis(self.basis, size).check_group(self.group)
+        if self.statistics not in _STATISTICS:
+            raise ValueError(f"statistics={self.statistics!r} must be one of {', '.join(map(repr, _STATISTICS))}.")
+        put("shortcuts", tuple(index(s) for s in self.shortcuts or (0,) * n))
+        self._check_shortcuts()
+
+    def _check_shortcuts(self) -> None:
+        if len(self.shortcuts) != len(self.fields):
+            raise ValueError(f"shortcuts={self.shortcuts} must have one entry for each of {len(self.fields)} layers.")
+        free = 1  # the first layer at which the next shortcut may begin: the input of layer 0 is an image
+        for last, length in enumerate(self.shortcuts):
+            first = last - length + 1
+            if length == 0:
+                continue
+            if length < 0 or first < free or any(self.pools[first:last]) or self.fields[first - 1] > self.fields[last]:
+                raise ValueError(
+                    f"shortcuts={self.shortcuts}: the one that ends at {self.layer_names[last]} must not begin at the "
+                    f"image, overlap another one, pass a pooling (pools={self.pools}) or lead to fewer fields "
+                    f"(fields={self.fields})."
+                )
+            free = last + 1
 
     @property
     def image_shape(self) -> tuple[int, int]:
@@ -164,8 +194,9 @@ class Architecture:
         """The arguments of the layer's convolution, but for its constraint."""
         layer %= self.n_layers
         head = layer == len(self.fields)
+        per_field = _STATISTICS[self.statistics] if head else 1
         return {
-            "in_fields": self.in_channels if layer == 0 else self.fields[layer - 1],
+            "in_fields": self.in_channels if layer == 0 else self.fields[layer - 1] * per_field,
             "out_fields": (self.hidden or self.n_outputs) if head else self.fields[layer],
             "kernel_size": 1 if head else self.kernel_sizes[layer],
             "regular_in": layer != 0,
@@ -189,6 +220,8 @@ class Architecture:
             "hidden": self.hidden,
             "basis": self.basis,
             "circular_mask": self.circular_mask,
+            "shortcuts": list(self.shortcuts),
+            "statistics": self.statistics,
         }
 
     @staticmethod
@@ -256,94 +289,3 @@ def _layer_parameters(architecture: Architecture, layer: int) -> int:
         count += (architecture.hidden + 1) * architecture.n_outputs
     mixes = isinstance(architecture.constraints[layer], tuple)
     return int(count + (len(subgroups) if mixes else 0))
-
-
-def default_architecture(
-    group: str | PointGroup,
-    image_size: int | tuple[int, int],
-    in_channels: int = 1,
-    n_outputs: int = 1,
-    *,
-    n_samples: int = 1000,
-    device: str | torch.device = "cpu",
-    width: int | None = None,
-    light: bool = False,
-    basis: str = "auto",
-    circular_mask: bool | None = None,
-) -> Architecture:
-    """A network that suits the images, their number and the device.
-
-    Parameters
-    ----------
-    group : str or PointGroup
-        The search group.
-    image_size : int or tuple of int
-        The side of a square, or (height, width). Larger images get more layers and larger kernels.
-    in_channels, n_outputs, n_samples : int
-        The task.
-    device : str or torch.device, default="cpu"
-        On anything but a CPU, networks for at least 2,000 images are twice as wide.
-    width : int, optional
-        Channels of the first layers, over all the elements of the group; the last layers have a third more. The
-        nearest number that the order of the group divides is taken.
-    light : bool, default=False
-        A network of about an eighth of the arithmetic, for a training of seconds: it pools after every layer for as
-        long as there is something to pool, and the first layers have a third of the channels.
-    basis, circular_mask
-        As in `Architecture`.
-    """
-    group = parse_group(group)
-    if width is None:
-        width = 96 if torch.device(device).type != "cpu" and n_samples >= 2000 else 48
-    side = max(image_size) if isinstance(image_size, tuple) else image_size
-    if light:
-        return _light_architecture(
-            group, image_size, in_channels, n_outputs, width, basis=basis, circular_mask=circular_mask
-        )
-    narrow, wide = (max(1, round(c / group.order)) for c in (width, 4 / 3 * width))
-    if side < 6:
-        size, pools = 3, "--"
-    elif side < 16:
-        size, pools = 3, "-p-"
-    elif side < 40:
-        size, pools = 5, "p-p--"
-    else:
-        size, pools = 5, "pp-p--"
-    fields = (narrow, narrow, *(wide,) * (len(pools) - 2)) if len(pools) > 2 else (narrow, wide)
-    pooling = tuple(p == "p" for p in pools)
-    shape = image_size, in_channels, n_outputs, fields, (size,) * len(pools), pooling
-    return Architecture(group, *shape, basis=basis, circular_mask=circular_mask)
-
-
-def _light_architecture(
-    group: PointGroup, image_size: int | tuple[int, int], in_channels: int, n_outputs: int, width: int, **options: Any
-) -> Architecture:
-    """The network that costs an eighth of the default one."""
-    narrow, wide = (max(1, round(c / group.order)) for c in (width / 3, width))
-    side = max(image_size) if isinstance(image_size, tuple) else image_size
-    size = 5 if 16 <= side < 40 else 3
-    fields: list[int] = []
-    pools: list[bool] = []
-    while side >= 10 or len(pools) < 3:
-        fields.append(narrow if side >= 16 and len(fields) < 2 else wide)
-        pools.append(side >= 10)
-        side = side // 2 if pools[-1] else side
-    return Architecture(
-        group, image_size, in_channels, n_outputs, tuple(fields), (size,) * len(fields), tuple(pools), **options
-    )
-
-
-def paper_architecture(
-    group: str | PointGroup,
-    image_size: int | tuple[int, int],
-    in_channels: int = 1,
-    n_outputs: int = 1,
-    *,
-    basis: str = "auto",
-    circular_mask: bool | None = None,
-) -> Architecture:
-    """The network of the paper: 8 layers of 16 and 32 fields with kernel 5."""
-    fields = (16, 16, 16, 16, 32, 32, 32, 32)
-    pools = tuple(i in (1, 3, 5) for i in range(8))
-    shape = image_size, in_channels, n_outputs, fields, (5,) * 8, pools
-    return Architecture(parse_group(group), *shape, basis=basis, circular_mask=circular_mask)

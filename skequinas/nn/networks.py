@@ -21,7 +21,7 @@ from skequinas.nn.architecture import Architecture
 from skequinas.nn.filters import kernel_space
 from skequinas.nn.layers import EquivariantConv2d, GroupConv2d, MixedGroupConv2d
 from skequinas.nn.norm import OrbitBatchNorm2d
-from skequinas.nn.pooling import CircularMask, SymmetricAvgPool2d
+from skequinas.nn.pooling import CircularMask, MapStatistics, Shortcut, SymmetricAvgPool2d, add_fields
 
 __all__ = ["EquivariantNetwork", "inherit", "network_from_state", "relax", "undrawn"]
 
@@ -41,7 +41,7 @@ def undrawn(kind: type[Layer], *arguments: int, **options: Any) -> Layer:
 
 
 class _Block(nn.Module):
-    """Convolution, batch norm, rectifier and, where the architecture says so, pooling."""
+    """Convolution, batch norm, rectifier and, where the architecture says so, pooling. A shortcut may end here."""
 
     def __init__(self, conv: EquivariantConv2d, group: PointGroup, pool: bool) -> None:
         super().__init__()
@@ -49,9 +49,12 @@ class _Block(nn.Module):
         self.norm = OrbitBatchNorm2d(group, conv.out_fields)
         self.pool = SymmetricAvgPool2d() if pool else nn.Identity()
 
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.pool(self.norm(self.conv.without_offset(x), self.conv.offset()).relu_())
-        return y
+    def forward(self, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
+        y: Tensor = self.norm(self.conv.without_offset(x), self.conv.offset())
+        if shortcut is not None:
+            add_fields(y, shortcut)
+        pooled: Tensor = self.pool(y.relu_())
+        return pooled
 
     @torch.no_grad()
     def inherit(self, parent: _Block) -> None:
@@ -82,8 +85,10 @@ class _Block(nn.Module):
 class _Head(nn.Module):
     """The constrained layer, which makes invariants of the spatial means, and the dense layer behind it, if any."""
 
-    def __init__(self, conv: EquivariantConv2d, hidden: int, n_outputs: int, generator: torch.Generator | None) -> None:
+    def __init__(self, conv: EquivariantConv2d, architecture: Architecture, generator: torch.Generator | None) -> None:
         super().__init__()
+        hidden, n_outputs = architecture.hidden, architecture.n_outputs
+        self.statistics = MapStatistics(architecture.statistics != "mean")
         self.conv = conv
         self.norm = nn.BatchNorm1d(hidden) if hidden else None
         self.dense = undrawn(nn.Linear, hidden, n_outputs, dtype=torch.float32) if hidden else None
@@ -92,7 +97,7 @@ class _Head(nn.Module):
             nn.init.zeros_(self.dense.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.linear(x.mean((-2, -1)), self.conv.kernel().flatten(1), self.conv.offset())
+        y = F.linear(self.statistics(x), self.conv.kernel().flatten(1), self.conv.offset())
         return y if self.norm is None or self.dense is None else self.dense(self.norm(y).relu_())
 
     @torch.no_grad()
@@ -107,7 +112,8 @@ class _Head(nn.Module):
     def folded(self) -> list[nn.Module]:
         """Plain layers from the last feature map to the outputs."""
         kernel, bias = _fold(self.conv, self.norm, 1)
-        stack: list[nn.Module] = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), _linear(kernel.flatten(1), bias)]
+        first = [copy.deepcopy(self.statistics)] if self.statistics.maximum else [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+        stack: list[nn.Module] = [*first, _linear(kernel.flatten(1), bias)]
         return stack if self.dense is None else [*stack, nn.ReLU(), _linear(self.dense.weight, self.dense.bias)]
 
 
@@ -167,7 +173,7 @@ class EquivariantNetwork(nn.Module):
         self.blocks = nn.ModuleList(
             _Block(conv, architecture.group, pool) for conv, pool in zip(convs[:-1], architecture.pools, strict=True)
         )
-        self.head = _Head(convs[-1], architecture.hidden, architecture.n_outputs, generator)
+        self.head = _Head(convs[-1], architecture, generator)
         self.to(torch.float32)  # whatever the default type is
 
     @property
@@ -178,8 +184,10 @@ class EquivariantNetwork(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(batch, in_channels, height, width) to (batch, n_outputs)."""
         x = self.mask(x)
-        for block in self.blocks:
-            x = block(x)
+        inputs: list[Tensor] = []
+        for number, (block, length) in enumerate(zip(self.blocks, self.architecture.shortcuts, strict=True)):
+            inputs.append(x)
+            x = block(x, inputs[number - length + 1] if length else None)
         y: Tensor = self.head(x)
         return y
 
@@ -216,9 +224,14 @@ class EquivariantNetwork(nn.Module):
         """The same function in eval mode as a stack of plain torch layers, with batch norm folded in."""
         height, width = self.architecture.image_shape
         stack: list[nn.Module] = [CircularMask(height)] if self.architecture.circular_mask else []
-        for block, pool in zip(self.blocks, self.architecture.pools, strict=True):
+        each = zip(self.blocks, self.architecture.pools, self.architecture.shortcuts, strict=True)
+        for block, pool, shortcut in each:
             assert isinstance(block, _Block)
-            stack += [block.folded(), nn.ReLU()]
+            stack.append(block.folded())
+            if shortcut:  # it spans its convolutions, and a rectifier between each and the next
+                inner = 2 * shortcut - 1
+                stack[-inner:] = [Shortcut(*stack[-inner:])]
+            stack.append(nn.ReLU())
             if pool:
                 stack.append(SymmetricAvgPool2d.plain(height, width))
                 height, width = (height + 1) // 2, (width + 1) // 2

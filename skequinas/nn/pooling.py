@@ -1,12 +1,43 @@
-"""What changes the size or the outline of a map, and commutes with every turn and mirror at every size."""
+"""What has no weights: outlines, halving, statistics and sums of maps. It commutes with every turn and mirror."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from skequinas.nn.transforms import circular_mask
 
-__all__ = ["CircularMask", "SymmetricAvgPool2d"]
+__all__ = ["CircularMask", "MapStatistics", "Shortcut", "SymmetricAvgPool2d", "add_fields"]
+
+
+def add_fields(x: Tensor, shortcut: Tensor) -> None:
+    """Add the channels of one map to the first of another, in place."""
+    n = shortcut.shape[1]
+    (x if x.shape[1] == n else x[:, :n]).add_(shortcut)
+
+
+class Shortcut(nn.Sequential):
+    """Layers in a row, to the first channels of whose outputs the inputs are added."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, channels, height, width) to the same with as many channels or more."""
+        y: Tensor = super().forward(x)
+        if y.shape[1] == x.shape[1]:
+            return y + x
+        return torch.cat([y[:, : x.shape[1]] + x, y[:, x.shape[1] :]], 1)
+
+
+class MapStatistics(nn.Module):
+    """The mean of every channel over its map, and behind those of all channels the maxima, if they are wanted."""
+
+    def __init__(self, maximum: bool) -> None:
+        super().__init__()
+        self.maximum = maximum
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, channels, height, width) to (batch, channels) or twice as many."""
+        mean = x.mean((-2, -1))
+        return torch.cat([mean, x.amax((-2, -1))], 1) if self.maximum else mean
 
 
 class CircularMask(nn.Module):

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from skequinas.groups import PointGroup, quarter_turns_and_flip
 
-__all__ = ["RandomTurns", "circular_mask", "transform_images", "warp_images"]
+__all__ = ["RandomShifts", "RandomTurns", "circular_mask", "transform_images", "warp_images"]
 
 
 def transform_images(images: Tensor, group: PointGroup, element: int, offset: float = 0.0) -> Tensor:
@@ -86,6 +86,33 @@ class RandomTurns:
         sign = torch.where(coins < 0.5, -1.0, 1.0) if self.mirrors else torch.ones_like(coins)
         matrices = torch.stack([cos, -sign * sin, sin, sign * cos], 1).unflatten(1, (2, 2))
         return warp_images(images, matrices.to(images.device))
+
+
+class RandomShifts:
+    """Shift each image of a batch by a random number of pixels, up or down and left or right.
+
+    What comes in at an edge is the image mirrored there.
+
+    Parameters
+    ----------
+    pixels : int
+        The greatest shift, at least 1. Images of fewer pixels are shifted by less.
+    seed : int
+        Everything random follows from it.
+    """
+
+    def __init__(self, pixels: int, seed: int) -> None:
+        self.pixels, self.generator = pixels, torch.Generator().manual_seed(seed)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """(n, channels, height, width) to the same."""
+        n, _, height, width = images.shape
+        most = min(self.pixels, height - 1, width - 1)
+        shifts = torch.randint(2 * most + 1, (2, n), generator=self.generator).tolist()
+        padded, shifted = F.pad(images, (most,) * 4, mode="reflect"), torch.empty_like(images)
+        for k, (i, j) in enumerate(zip(*shifts, strict=True)):
+            shifted[k] = padded[k, :, i : i + height, j : j + width]
+        return shifted
 
 
 @cache

@@ -24,12 +24,15 @@ class Batch(NamedTuple):
     targets: Tensor
     weights: Tensor | None = None
 
-    def loss(self, network: nn.Module, objective: Objective) -> Tensor:
+    def loss(self, network: nn.Module, objective: Objective, label_smoothing: float = 0.0) -> Tensor:
         """The mean loss, weighted by the samples' weights, whose mean over all data is 1; without the penalty."""
         outputs = network(self.inputs)
         if outputs.dtype == torch.bfloat16:
             outputs = outputs.float()
-        losses = objective.loss(outputs, self.targets)
+        if label_smoothing and objective.smoothed is not None:
+            losses = objective.smoothed(outputs, self.targets, label_smoothing)
+        else:
+            losses = objective.loss(outputs, self.targets)
         return losses.mean() if self.weights is None else (losses * self.weights).mean()
 
 

@@ -29,16 +29,24 @@ class Objective:
     penalty : callable, optional
         A regulariser: from the network to a number that is added to the loss of every mini-batch in training. Evidence
         and validation do not see it.
+    smoothed : callable, optional
+        The loss that is trained on where labels are smoothed: from outputs, targets and the share of the target that is
+        spread evenly over all classes. Evidence and validation do not see it either.
     """
 
     loss: Callable[[Tensor, Tensor], Tensor]
     error: Callable[[Tensor, Tensor], Tensor]
     is_likelihood: bool
     penalty: Callable[[nn.Module], Tensor] | None = None
+    smoothed: Callable[[Tensor, Tensor, float], Tensor] | None = None
 
 
 def _cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(outputs, targets, reduction="none")
+
+
+def _smoothed_cross_entropy(outputs: Tensor, targets: Tensor, share: float) -> Tensor:
+    return F.cross_entropy(outputs, targets, reduction="none", label_smoothing=share)
 
 
 def _misclassified(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -49,5 +57,5 @@ def _squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
     return F.mse_loss(outputs, targets, reduction="none").mean(1)
 
 
-CLASSIFICATION = Objective(_cross_entropy, _misclassified, is_likelihood=True)
+CLASSIFICATION = Objective(_cross_entropy, _misclassified, is_likelihood=True, smoothed=_smoothed_cross_entropy)
 REGRESSION = Objective(_squared_error, _squared_error, is_likelihood=False)
