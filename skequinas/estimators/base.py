@@ -53,6 +53,7 @@ class BaseEquivariantNAS(ExportMixin, CallbackSupportMixin, BaseEstimator, Param
     _doc_link_module = "skequinas"
     _doc_link_template = DOC_LINK
     objective: ClassVar[Objective]
+    label_smoothing: float = 0.0
     learned_symmetry_: LearnedSymmetry
     preprocessing_: Preprocessing
     module_: nn.Sequential
@@ -139,11 +140,13 @@ class BaseEquivariantNAS(ExportMixin, CallbackSupportMixin, BaseEstimator, Param
             batch_size=self.batch_size,
             weight_decay=self.weight_decay,
             precision=self.precision,
+            label_smoothing=self.label_smoothing,
         )
         epochs = self.max_epochs or float(np.clip(round(32_000 / len(split.whole)), 4, 80))
 
         search.start(architecture, epochs, training, self._seed, by_curve=self.max_epochs is None)
         session = Session(search, split, training, epochs, self._seed, monitor)
+        session.is_image = not prepared.is_padded
         session.shrink_to_budget(lighter if earlier is None else None)
         if earlier is not None:
             session.go_on(earlier.search_, self._for_training(earlier.network_))
@@ -153,7 +156,7 @@ class BaseEquivariantNAS(ExportMixin, CallbackSupportMixin, BaseEstimator, Param
                 session.train_finally(
                     self.early_stopping,
                     self.n_iter_no_change if self.early_stopping else None,
-                    augment=self.augment == "continuous",
+                    augment=self.augment,
                 )
                 session.compare_with_simple_models()
         except KeyboardInterrupt:
@@ -164,7 +167,7 @@ class BaseEquivariantNAS(ExportMixin, CallbackSupportMixin, BaseEstimator, Param
                 f"in part. With warm_start=True another fit goes on.",
                 stacklevel=4,
             )
-        self.history_ = _columns(session.history)
+        self.history_, self.augmentation_ = _columns(session.history), str(session.moves)
         self._report(session, prepared.remark)
 
     def _call_hooks(self, context: Any, told: dict[str, Any], task: str, network: EquivariantNetwork) -> bool:

@@ -79,13 +79,16 @@ class Parameters:
         has other elements than quarter turns and the mirrors in between.""",
     )
     augment: str = _parameter(
-        "none",
-        '{"none", "continuous"}',
-        [StrOptions({"none", "continuous"})],
-        """"continuous" turns the images of the final training by random angles, if the model is to look the same under
-        all rotations of the group (and there are any), and mirrors them at random, if under mirrors too. With
-        ``search="none"`` and ``group="C1"``, an ordinary CNN, they are always turned. The search, which is to find out
-        what the images look like, never turns any, nor is a learned mixture (``discretize=False``) trained so.""",
+        "auto",
+        '{"auto", "continuous", "none"}',
+        [StrOptions({"auto", "none", "continuous"})],
+        """By what the images of the final training are moved at random, beyond the symmetry that was found. "auto"
+        shifts them by a few pixels, and turns them by any angle where the model has quarter turns, each if images that
+        the search has held out bear it: its network, which has seen no such moves, errs no more on moved ones.
+        "continuous" turns them, whatever those say, if the model is to look the same under all rotations of the group
+        (and there are any), and mirrors them, if under mirrors too; with ``search="none"`` and ``group="C1"``, an
+        ordinary CNN, always. The search, which is to find out what the images look like, never moves any, nor is a
+        learned mixture (``discretize=False``) trained so.""",
     )
     image_shape: tuple[int, ...] | None = _parameter(
         None,
@@ -218,6 +221,13 @@ class ClassifierParameters(Parameters):
         """The weight of each class, which multiplies the weights of its samples. "balanced" makes all classes count
         alike.""",
     )
+    label_smoothing: float = _parameter(
+        0.05,
+        "float",
+        [Interval(Real, 0, 1, closed="left")],
+        """The share of each training label that is spread evenly over all classes, so that the network is never quite
+        sure. Validation and evidence know nothing of it.""",
+    )
 
 
 ATTRIBUTES = """\
@@ -233,6 +243,8 @@ preprocessing_ : torch.nn.Module
     Standardises raw images.
 n_parameters_ : int
     Free parameters of the network.
+augmentation_ : str
+    By what the images of the final training were moved at random, in words; "nothing" where they were not.
 history_ : dict of ndarray
     The final training: one entry for each epoch. Empty where a learned mixture is the model.
 search_results_ : dict of ndarray

@@ -78,6 +78,8 @@ class Prepared:
         The group to search in: of the user's group what can move such images.
     remark : str
         Why that is less than the user's, or "".
+    is_padded : bool
+        Whether the samples are no images, but rows that were filled up to squares.
     """
 
     image_shape: tuple[int, ...]
@@ -85,6 +87,7 @@ class Prepared:
     preprocessing: Preprocessing
     group: PointGroup
     remark: str
+    is_padded: bool
 
 
 def prepare(
@@ -155,7 +158,7 @@ def prepare(
         split = _held_out(task, whole, seed, named=labels is not None)
     elif validation_data is not None:
         split = Split(whole, whole, _given_validation(task, validation_data, image_shape, whole, group))
-    return Prepared(image_shape, split, preprocessing, group, remark)
+    return Prepared(image_shape, split, preprocessing, group, remark, padded)
 
 
 def read_more(task: Any, X: Any, image_shape: tuple[int, ...], argument: str = "X") -> NDArray[Any]:

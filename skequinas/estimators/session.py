@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from skequinas.nn.architecture import Architecture
 from skequinas.nn.networks import EquivariantNetwork
-from skequinas.nn.transforms import RandomTurns
-from skequinas.search import NoSearch, Search, run_search
+from skequinas.search import Evaluation, NoSearch, Search, run_search
 from skequinas.training import DivergenceError, Monitor, Split, TrainingSettings, evaluate, mean_with_error, train
+from skequinas.training.augmentation import Moves, borne_moves
 from skequinas.training.data import n_steps
 from skequinas.training.evaluation import simple_error
 from skequinas.training.loop import refresh_statistics
@@ -35,6 +35,9 @@ _STEPS_WANTED = 100
 
 _COMPARED = 2000
 """From how many images, at most, the simplest models are made that a hurried one is compared with."""
+
+_SIDES_PER_SHIFT = 14
+"""Pixels of a side for each pixel of a shift that training images may be moved by."""
 
 _LARGE = 10_000
 """Values in an image from which on a mini-batch takes long enough to be timed in part."""
@@ -62,6 +65,8 @@ class Session:
         self._validation_is_unseen, self._stops_early = True, False
         self._hurried = self._skips_search = False  # with a time budget that is short
         self.interrupted = False
+        self.moves = Moves()  # what images of the final training are moved by
+        self.is_image = True
 
     def n_batches(self, trainings: float) -> int:
         """The mini-batches of so many full trainings."""
@@ -247,7 +252,7 @@ class Session:
                 "max_epochs or the search's own epochs."
             )
 
-    def train_finally(self, early_stopping: bool, patience: int | None, *, augment: bool = False) -> None:
+    def train_finally(self, early_stopping: bool, patience: int | None, *, augment: str = "none") -> None:
         """Train the chosen architecture from the start on all data, or up to an early stop on the training part."""
         chosen = self.search.result()
         architecture = self.search.architecture_ if chosen is None else chosen.architecture
@@ -271,6 +276,9 @@ class Session:
         self._validation_is_unseen = self._validation_is_unseen and early_stopping
         self._stops_early = early_stopping
         self.monitor.expect(self.n_batches(1))
+        if augment != "none":
+            self.moves = self._turns(architecture) if augment == "continuous" else self._borne_moves(chosen)
+            self.monitor.log("images of the final training are moved at random by %s", self.moves)
 
         def on_epoch(row: dict[str, float]) -> bool:
             self.history.append(row)
@@ -284,7 +292,7 @@ class Session:
             seed=self.seed,
             validation=self.split.validation if early_stopping else None,
             patience=patience,
-            augmentation=self._augmentation(architecture) if augment else None,
+            augmentation=self.moves.start(self.seed),
             on_step=self.monitor.step,
             on_epoch=on_epoch,
         )
@@ -312,14 +320,25 @@ class Session:
     def _warn(message: str) -> None:
         warnings.warn(message, ConvergenceWarning, stacklevel=6)
 
-    def _augmentation(self, architecture: Architecture) -> RandomTurns | None:
+    def _turns(self, architecture: Architecture) -> Moves:
         """All turns, if the architecture looks the same under all of the group's; or if it is an ordinary CNN."""
         symmetry, n = architecture.symmetry, architecture.group.n_rotations
         ordinary = isinstance(self.search, NoSearch) and architecture.group.order == 1
         if symmetry.n_rotations < n or (n == 1 and not ordinary):
             self.monitor.log("no image is turned: the model is to look the same under %s alone", symmetry.name)
-            return None
-        return RandomTurns(symmetry.mirror is not None, self.seed)
+            return Moves()
+        return Moves(turns=True, mirrors=symmetry.mirror is not None)
+
+    def _borne_moves(self, chosen: Evaluation | None) -> Moves:
+        """Shifts by a few pixels, and turns by any angle if the model has any; what held-out images bear."""
+        if chosen is None or self.validation is None or not self.is_image:
+            return Moves()
+        architecture = chosen.architecture
+        symmetry, (height, width) = architecture.symmetry, architecture.image_shape
+        candidates = [Moves(shift=int(np.clip(round(min(height, width) / _SIDES_PER_SHIFT), 1, 4)))]
+        if symmetry.n_rotations > 2 and height == width:
+            candidates.append(Moves(turns=True, mirrors=symmetry.mirror is not None))
+        return borne_moves(chosen.network, self.validation, candidates, self.seed)
 
     def keep_best(self) -> bool:
         """After an interruption: the best of all networks evaluated, the one in training and an earlier fit's.

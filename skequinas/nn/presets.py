@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -32,13 +33,14 @@ def default_architecture(
     group : str or PointGroup
         The search group.
     image_size : int or tuple of int
-        The side of a square, or (height, width). Larger images get more layers and larger kernels.
+        The side of a square, or (height, width). From 16 pixels on it is a residual network that pools at once; larger
+        images get more layers that pool before its blocks.
     in_channels, n_outputs, n_samples : int
         The task.
     device : str or torch.device, default="cpu"
         On anything but a CPU, networks for at least 2,000 images are twice as wide.
     width : int, optional
-        Channels of the first layers, over all the elements of the group; the last layers have a third more. The
+        Channels of the first block, over all the elements of the group; later layers have up to twice as many. The
         nearest number that the order of the group divides is taken.
     light : bool, default=False
         A network of about an eighth of the arithmetic, for a training of seconds: it pools after every layer for as
@@ -54,19 +56,46 @@ def default_architecture(
         return _light_architecture(
             group, image_size, in_channels, n_outputs, width, basis=basis, circular_mask=circular_mask
         )
-    narrow, wide = (max(1, round(c / group.order)) for c in (width, 4 / 3 * width))
-    if side < 6:
-        size, pools = 3, "--"
-    elif side < 16:
-        size, pools = 3, "-p-"
-    elif side < 40:
-        size, pools = 5, "p-p--"
-    else:
-        size, pools = 5, "pp-p--"
-    fields = (narrow, narrow, *(wide,) * (len(pools) - 2)) if len(pools) > 2 else (narrow, wide)
-    pooling = tuple(p == "p" for p in pools)
-    shape = image_size, in_channels, n_outputs, fields, (size,) * len(pools), pooling
-    return Architecture(group, *shape, basis=basis, circular_mask=circular_mask)
+    options: dict[str, Any] = {"basis": basis, "circular_mask": circular_mask}
+    if side < 16:
+        narrow, wide = (max(1, round(c / group.order)) for c in (width, 4 / 3 * width))
+        fields, pools = ((narrow, narrow, wide), (False, True, False)) if side >= 6 else ((narrow, wide), (False,) * 2)
+        return Architecture(group, image_size, in_channels, n_outputs, fields, (3,) * len(fields), pools, **options)
+    return _residual_architecture(group, image_size, in_channels, n_outputs, width, **options)
+
+
+def _residual_architecture(
+    group: PointGroup, image_size: int | tuple[int, int], in_channels: int, n_outputs: int, width: int, **options: Any
+) -> Architecture:
+    """Layers that pool at once, then blocks of two layers and a shortcut, with pooling in between.
+
+    Most of the arithmetic is done on maps of 16x16 pixels and less: one layer pools for every halving that leads there.
+    Images of fewer than 24 pixels get two blocks instead of three, since the last maps would have hardly any pixels.
+    """
+    side = max(image_size) if isinstance(image_size, tuple) else image_size
+    shares = (1, 4 / 3, 2) if side >= 24 else (1, 2)
+    first, *widths = (max(1, round(share * width / group.order)) for share in (1, *shares))
+    # waves around rings cannot turn on 3x3 pixels
+    kernel_size = 3 if options["basis"] == "pixel" or (options["basis"] == "auto" and group.acts_on_pixels) else 5
+    n_stem = 1 + max(0, math.ceil(math.log2(side / 32)))
+    fields = [max(1, round(first / 2 ** (n_stem - 1 - i))) for i in range(n_stem)]
+    pools, shortcuts = [True] * n_stem, [0] * n_stem
+    for number, fields_of_block in enumerate(widths):
+        fields += [fields_of_block] * 2
+        pools += [False, number < len(widths) - 1]
+        shortcuts += [0, 2]
+    return Architecture(
+        group,
+        image_size,
+        in_channels,
+        n_outputs,
+        tuple(fields),
+        (kernel_size,) * len(fields),
+        tuple(pools),
+        shortcuts=tuple(shortcuts),
+        statistics="mean and maximum",
+        **options,
+    )
 
 
 def _light_architecture(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from skequinas.nn.transforms import RandomShifts
-from skequinas.training.data import Batch, DataPart, batches_per_epoch, endless_batches, mean_with_error, n_steps
+from skequinas.training.data import DataPart, batches_per_epoch, endless_batches, mean_with_error, n_steps
 from skequinas.training.evaluation import evaluate
 from skequinas.training.objective import Objective
 from skequinas.training.optimizer import Muon
@@ -55,8 +54,6 @@ class TrainingSettings:
         "bfloat16" computes convolutions in that type; weights, statistics and losses are float32.
     label_smoothing : float
         The share of each target that is spread evenly over all classes in training, where the objective has classes.
-    shift : int
-        By up to how many pixels, up or down and left or right, each image of a mini-batch is shifted at random.
     """
 
     learning_rate: float = 1e-2
@@ -68,7 +65,6 @@ class TrainingSettings:
     alpha_interval: int = 1
     precision: str = "float32"
     label_smoothing: float = 0.0
-    shift: int = 0
 
 
 def train(
@@ -128,10 +124,8 @@ def train(
     last = n_steps(len(data), epochs, settings.batch_size)
     schedule = _schedule(optimizer, settings, last)
     batches = endless_batches(data, settings.batch_size, seed)
-    if settings.shift:
-        batches = _changed(batches, RandomShifts(settings.shift, seed))
     if augmentation is not None:
-        batches = _changed(batches, augmentation)
+        batches = (batch._replace(inputs=augmentation(batch.inputs)) for batch in batches)
     alpha_step = None
     if alphas and alpha_data is not None:
         alpha_step = _AlphaStep(network, alphas, alpha_data, settings, seed)
@@ -203,11 +197,6 @@ def refresh_statistics(
     for m, momentum in zip(norms, momenta, strict=True):
         m.momentum = momentum
     network.train(training)
-
-
-def _changed(batches: Iterator[Batch], change: Callable[[Tensor], Tensor]) -> Iterator[Batch]:
-    """The same with other inputs."""
-    return (batch._replace(inputs=change(batch.inputs)) for batch in batches)
 
 
 def _penalised(loss: Tensor, network: nn.Module, objective: Objective) -> Tensor:

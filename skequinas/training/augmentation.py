@@ -1,0 +1,94 @@
+"""What images of a training are moved by at random, beyond the group; and which such moves held-out images bear."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+from torch import Tensor, nn
+
+from skequinas.nn.transforms import RandomShifts, RandomTurns
+from skequinas.training.data import DataPart, mean_with_error
+from skequinas.training.evaluation import evaluate
+
+__all__ = ["Moves", "borne_moves"]
+
+
+@dataclass(frozen=True)
+class Moves:
+    """Random moves of images.
+
+    Parameters
+    ----------
+    shift : int
+        By up to how many pixels, up or down and left or right.
+    turns : bool
+        Whether by any angle.
+    mirrors : bool
+        Whether every other is mirrored where images are turned.
+    """
+
+    shift: int = 0
+    turns: bool = False
+    mirrors: bool = False
+
+    def start(self, seed: int) -> Callable[[Tensor], Tensor] | None:
+        """From a batch to a moved one, if there is anything to do; everything random follows from the seed."""
+        steps: list[Callable[[Tensor], Tensor]] = []
+        if self.turns:
+            steps.append(RandomTurns(self.mirrors, seed))
+        if self.shift:
+            steps.append(RandomShifts(self.shift, seed))
+
+        def move(images: Tensor) -> Tensor:
+            for step in steps:
+                images = step(images)
+            return images
+
+        return move if steps else None
+
+    def __or__(self, other: Moves) -> Moves:
+        return Moves(max(self.shift, other.shift), self.turns or other.turns, self.mirrors or other.mirrors)
+
+    def __str__(self) -> str:
+        words = ["turns by any angle" + ", and mirrors" * self.mirrors] * self.turns
+        words += [f"shifts by up to {self.shift} pixel{'s' * (self.shift > 1)}"] * bool(self.shift)
+        return "; ".join(words) or "nothing"
+
+
+def borne_moves(network: nn.Module, data: DataPart, candidates: Iterable[Moves], seed: int) -> Moves:
+    """Of several moves those that the images bear: the error, once they are moved, rises by a standard error at most.
+
+    A network that has never seen moved images is asked. Where it errs no more on them, the data hold such moves already
+    (objects lie where they happen to lie), and training images may be moved so too; where images are centred or upright
+    the error rises at once.
+
+    Parameters
+    ----------
+    network : Module
+        Trained without such moves.
+    data : DataPart
+        Images that it was not trained on.
+    candidates : iterable of Moves
+        Each is tried by itself.
+    seed : int
+    """
+    errors, borne = evaluate(network, data)[1], Moves()
+    for moves in candidates:
+        moved = replace(data, preprocess=_Moved(data.preprocess, moves, seed))
+        rise, standard_error = mean_with_error(evaluate(network, moved)[1] - errors, data.sample_weights(), data.units)
+        if rise <= standard_error:
+            borne = borne | moves
+    return borne
+
+
+class _Moved(nn.Module):
+    """Preprocessing, and a random move of each image."""
+
+    def __init__(self, preprocess: nn.Module, moves: Moves, seed: int) -> None:
+        super().__init__()
+        self.preprocess, self.move = preprocess, moves.start(seed)
+
+    def forward(self, images: Tensor) -> Tensor:
+        inputs: Tensor = self.preprocess(images)
+        return inputs if self.move is None else self.move(inputs)
