@@ -83,8 +83,9 @@ class Parameters:
         '{"auto", "continuous", "none"}',
         [StrOptions({"auto", "none", "continuous"})],
         """By what the images of the final training are moved at random, beyond the symmetry that was found. "auto"
-        shifts them by a few pixels, and turns them by any angle where the model has quarter turns, each if images that
-        the search has held out bear it: its network, which has seen no such moves, errs no more on moved ones.
+        shifts them by a few pixels, and turns them by any angle where the model has turns by less than 180 degrees,
+        each if images that the search has held out bear it: its network has seen no such moves, and is as good on
+        images that are moved.
         "continuous" turns them, whatever those say, if the model is to look the same under all rotations of the group
         (and there are any), and mirrors them, if under mirrors too; with ``search="none"`` and ``group="C1"``, an
         ordinary CNN, always. The search, which is to find out what the images look like, never moves any, nor is a

@@ -93,6 +93,7 @@ def _residual_architecture(
         (kernel_size,) * len(fields),
         tuple(pools),
         shortcuts=tuple(shortcuts),
+        hidden=0,
         statistics="mean and maximum",
         **options,
     )

@@ -157,11 +157,10 @@ def test_a_kernel_without_the_symmetry_is_not_in_their_space() -> None:
 
 
 def network_of(group: str, *constraints: str, **options: Any) -> EquivariantNetwork:
-    shape = 13, 2, 3, (2,) * (len(constraints) - 1), (5, 3, 3)[: len(constraints) - 1]
-    pools = (True, False, False)[: len(constraints) - 1]
-    a = Architecture(
-        PointGroup.from_name(group), *shape, pools, constraints, **{"hidden": 4, "basis": "harmonic"} | options
-    )
+    n = len(constraints) - 1
+    values = {"fields": (2,) * n, "hidden": 4, "basis": "harmonic"} | options
+    shape = {"kernel_sizes": (5, 3, 3)[:n], "pools": (True, False, False)[:n], "constraints": constraints}
+    a = Architecture(PointGroup.from_name(group), 13, 2, 3, **values, **shape)
     network = EquivariantNetwork(a, torch.Generator().manual_seed(0))
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -184,6 +183,8 @@ NETWORKS: list[tuple[str, tuple[str, ...], dict[str, Any]]] = [
     ("D3", ("D3", "C3", "C3"), {}),
     ("D8", ("D8", "D4(22.5)", "D2(22.5)"), {}),
     ("D1(90)", ("D1(90)", "D1(90)", "C1"), {}),
+    ("C8", ("C8", "C8", "C8", "C4"), {"shortcuts": (0, 0, 2), "statistics": "mean and maximum"}),
+    ("D4", ("D4", "D4", "C4", "C2"), {"shortcuts": (0, 1, 1), "fields": (2, 2, 3), "hidden": 0}),
 ]
 
 
@@ -197,7 +198,7 @@ def test_the_network_of_escnn_computes_the_same(
     y = exported(x).tensor.flatten(1)
     expected = network(x.tensor)
     assert float((y - expected).abs().max()) < 1e-4 * float(expected.abs().max())
-    sizes = [m.in_type.gspace.fibergroup.order() for m in exported if isinstance(m, enn.R2Conv)]
+    sizes = [m.in_type.gspace.fibergroup.order() for m in exported.modules() if isinstance(m, enn.R2Conv)]
     assert sizes[: len(constraints)] == [PointGroup.from_name(group).subgroup(h).order for h in constraints]
     again = pickle.loads(pickle.dumps(exported))
     assert torch.equal(again(x).tensor.flatten(1), y)

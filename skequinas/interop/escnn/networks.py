@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from skequinas.estimators.base import BaseEquivariantNAS
 from skequinas.groups import Subgroup
@@ -15,7 +15,7 @@ from skequinas.interop.escnn.groups import field_of, space_of
 from skequinas.interop.escnn.library import enn
 from skequinas.nn.architecture import Architecture
 from skequinas.nn.networks import EquivariantNetwork
-from skequinas.nn.pooling import CircularMask, SymmetricAvgPool2d
+from skequinas.nn.pooling import CircularMask, MapStatistics, SymmetricAvgPool2d
 
 __all__ = ["EscnnNetwork", "to_escnn"]
 
@@ -34,6 +34,37 @@ class _Typed(enn.EquivariantModule):
     def evaluate_output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
         batch, _, *size = input_shape
         return (batch, self.out_type.size, *size)
+
+
+class _Statistics(nn.Module):
+    """What the head is given of each channel, as maps of one pixel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.statistics = MapStatistics(maximum=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, channels, height, width) to (batch, 2 * channels, 1, 1)."""
+        y: Tensor = self.statistics(x)[:, :, None, None]
+        return y
+
+
+class _Shortcut(enn.EquivariantModule):
+    """Modules in a row, to the first channels of whose outputs the inputs are added."""
+
+    def __init__(self, *modules: enn.EquivariantModule) -> None:
+        super().__init__()
+        self.inner = enn.SequentialModule(*modules)
+        self.in_type, self.out_type = self.inner.in_type, self.inner.out_type
+
+    def forward(self, x: enn.GeometricTensor) -> enn.GeometricTensor:
+        y = self.inner(x)
+        missing = y.tensor.shape[1] - x.tensor.shape[1]
+        return enn.GeometricTensor(y.tensor + F.pad(x.tensor, (0, 0, 0, 0, 0, missing)), y.type)
+
+    def evaluate_output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
+        shape: tuple[int, ...] = self.inner.evaluate_output_shape(input_shape)
+        return shape
 
 
 class EscnnNetwork(enn.SequentialModule):
@@ -71,35 +102,47 @@ def _rebuild(architecture: Architecture, training: bool, state: dict[str, Tensor
     return network
 
 
-def _modules(architecture: Architecture) -> Iterable[nn.Module]:
+def _modules(architecture: Architecture) -> list[nn.Module]:
     """The modules of a network, its weights not set."""
     constraints = [c for c in architecture.constraints if isinstance(c, Subgroup)]
     space = space_of(constraints[0])
     current = enn.FieldType(space, [space.trivial_repr] * architecture.in_channels)
     height, width = architecture.image_shape
+    modules: list[nn.Module] = []
+    starts: list[int] = []  # where the modules of each layer begin
     if architecture.circular_mask:
-        yield _Typed(current, current, CircularMask(height))
+        modules.append(_Typed(current, current, CircularMask(height)))
     for i, h in enumerate(constraints):
         shape, head = architecture.layer_shape(i), i == len(constraints) - 1
+        starts.append(len(modules))
         if i and h != constraints[i - 1]:
             space = space_of(h)
-            restricted = enn.FieldType(space, [field_of(space, h)] * shape["in_fields"])
-            yield _Typed(current, restricted, nn.Identity())
+            restricted = enn.FieldType(space, [field_of(space, h)] * architecture.fields[i - 1])
+            modules.append(_Typed(current, restricted, nn.Identity()))
             current = restricted
-        if head:
-            yield enn.PointwiseAdaptiveAvgPool2D(current, 1)
+        if head and architecture.statistics == "mean":
+            modules.append(enn.PointwiseAdaptiveAvgPool2D(current, 1))
+        elif head:
+            doubled = enn.FieldType(space, [field_of(space, h)] * shape["in_fields"])
+            modules.append(_Typed(current, doubled, _Statistics()))
+            current = doubled
         out = enn.FieldType(space, [space.trivial_repr if head else field_of(space, h)] * shape["out_fields"])
-        yield convolution(current, out, shape["kernel_size"], shape["bias"])
+        modules.append(convolution(current, out, shape["kernel_size"], shape["bias"]))
         current = out
         if not head or architecture.hidden:
-            yield enn.InnerBatchNorm(current)
-            yield enn.ReLU(current)
+            modules.append(enn.InnerBatchNorm(current))
+        if not head and architecture.shortcuts[i]:
+            start = starts[i - architecture.shortcuts[i] + 1]
+            modules[start:] = [_Shortcut(*modules[start:])]
+        if not head or architecture.hidden:
+            modules.append(enn.ReLU(current))
         if not head and architecture.pools[i]:
-            yield _Typed(current, current, SymmetricAvgPool2d.plain(height, width))
+            modules.append(_Typed(current, current, SymmetricAvgPool2d.plain(height, width)))
             height, width = (height + 1) // 2, (width + 1) // 2
     if architecture.hidden:
         out = enn.FieldType(space, [space.trivial_repr] * architecture.n_outputs)
-        yield convolution(current, out, 1, True)
+        modules.append(convolution(current, out, 1, True))
+    return modules
 
 
 def to_escnn(model: BaseEquivariantNAS | EquivariantNetwork) -> EscnnNetwork:
@@ -131,8 +174,8 @@ def to_escnn(model: BaseEquivariantNAS | EquivariantNetwork) -> EscnnNetwork:
     network: EquivariantNetwork = model.network_ if isinstance(model, BaseEquivariantNAS) else model
     exported = EscnnNetwork(network.architecture)
     exported.to(next(network.parameters()))
-    convolutions = [m for m in exported if isinstance(m, enn.R2Conv)]
-    norms = [m for m in exported if isinstance(m, enn.InnerBatchNorm)]
+    convolutions = [m for m in exported.modules() if isinstance(m, enn.R2Conv)]
+    norms = [m for m in exported.modules() if isinstance(m, enn.InnerBatchNorm)]
     with torch.no_grad():
         for conv, own in zip(convolutions, network.convolutions, strict=False):
             set_filter(conv, own.kernel(), own.offset())
