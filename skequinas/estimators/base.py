@@ -30,7 +30,7 @@ from skequinas.groups import PointGroup, group_on_images, is_foreign, parse_grou
 from skequinas.io.images import Preprocessing, as_array, as_images
 from skequinas.nn.architecture import Architecture
 from skequinas.nn.networks import EquivariantNetwork
-from skequinas.nn.presets import default_architecture, paper_architecture
+from skequinas.nn.presets import default_architecture, paper_architecture, plain_architecture
 from skequinas.runtime.devices import resolve_device
 from skequinas.runtime.process import fitting_state, kept_memory, no_autocast, worker_threads
 from skequinas.search import NoSearch, resolve_search
@@ -219,8 +219,9 @@ class BaseEquivariantNAS(ExportMixin, CallbackSupportMixin, BaseEstimator, Param
             return given
         mask = None if self.circular_mask == "auto" else bool(self.circular_mask)
         options: dict[str, Any] = {"basis": self.basis, "circular_mask": mask}
-        if self.architecture == "paper":
-            return paper_architecture(group, size, channels, n_outputs, **options)
+        if self.architecture != "auto":
+            make = paper_architecture if self.architecture == "paper" else plain_architecture
+            return make(group, size, channels, n_outputs, **options)
         options |= {"n_samples": self._n_samples, "device": data.images.device, "width": self.width, "light": light}
         return default_architecture(group, size, channels, n_outputs, **options)
 

@@ -52,9 +52,11 @@ class Parameters:
     _: KW_ONLY
     architecture: str | Architecture = _parameter(
         "auto",
-        '{"auto", "paper"} or Architecture',
-        [StrOptions({"auto", "paper"}), Architecture],
-        """The shape of the network. "auto" suits the images, "paper" is 8 layers of 16 and 32 fields with kernel 5.""",
+        '{"auto", "plain", "paper"} or Architecture',
+        [StrOptions({"auto", "plain", "paper"}), Architecture],
+        """The shape of the network. "auto" suits the images: from 16x16 pixels on it has residual blocks and pools at
+        once. "plain" has no shortcuts and, from there on, kernels of 5x5 pixels. "paper" is 8 layers of 16 and 32
+        fields with kernel 5.""",
     )
     width: int | None = _parameter(
         None,
@@ -156,7 +158,7 @@ class Parameters:
         [Interval(Real, 0, None, closed="neither"), None],
         """Seconds for the whole of ``fit``, checked at every mini-batch. Search and final training are shortened alike
         where they would take longer; where they would take more than twice as long, ``architecture="auto"`` is a
-        network of an eighth of the arithmetic (unless ``width`` is given), and mini-batches may be smaller. A warning
+        network of a third of the arithmetic (unless ``width`` is given), and mini-batches may be smaller. A warning
         tells where there was no time for a search, or the model is no better than the simplest ones. What was tried
         depends on the speed of the machine.""",
     )

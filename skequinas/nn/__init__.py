@@ -7,7 +7,7 @@ from skequinas.nn.layers import EquivariantConv2d, GroupConv2d, MixedGroupConv2d
 from skequinas.nn.networks import EquivariantNetwork, inherit, relax
 from skequinas.nn.norm import OrbitBatchNorm2d
 from skequinas.nn.pooling import CircularMask, SymmetricAvgPool2d
-from skequinas.nn.presets import default_architecture, paper_architecture
+from skequinas.nn.presets import default_architecture, paper_architecture, plain_architecture
 from skequinas.nn.transforms import RandomShifts, RandomTurns, transform_images, warp_images
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "inherit",
     "kernel_space",
     "paper_architecture",
+    "plain_architecture",
     "register_basis",
     "relax",
     "transform_images",

@@ -1,4 +1,4 @@
-"""The networks that there are names for: one that suits the images, and the paper's."""
+"""The networks that there are names for: one that suits the images, one without shortcuts, and the paper's."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ import torch
 from skequinas.groups import PointGroup, parse_group
 from skequinas.nn.architecture import Architecture
 
-__all__ = ["default_architecture", "paper_architecture"]
+__all__ = ["default_architecture", "paper_architecture", "plain_architecture"]
+
+_SMALL = 16
+"""Images of smaller sides get a network without shortcuts, of three layers."""
 
 
 def default_architecture(
@@ -33,8 +36,8 @@ def default_architecture(
     group : str or PointGroup
         The search group.
     image_size : int or tuple of int
-        The side of a square, or (height, width). From 16 pixels on it is a residual network that pools at once; larger
-        images get more layers that pool before its blocks.
+        The side of a square, or (height, width). From 16 pixels on it is a residual network that pools at once, and the
+        larger the images, the more layers pool before its blocks; below it is that of `plain_architecture`.
     in_channels, n_outputs, n_samples : int
         The task.
     device : str or torch.device, default="cpu"
@@ -43,8 +46,8 @@ def default_architecture(
         Channels of the first block, over all the elements of the group; later layers have up to twice as many. The
         nearest number that the order of the group divides is taken.
     light : bool, default=False
-        A network of about an eighth of the arithmetic, for a training of seconds: it pools after every layer for as
-        long as there is something to pool, and the first layers have a third of the channels.
+        A network of about a third of the arithmetic, for a training of seconds: it pools after every layer for as long
+        as there is something to pool, and the first layers have a third of the channels.
     basis, circular_mask
         As in `Architecture`.
     """
@@ -56,16 +59,54 @@ def default_architecture(
         return _light_architecture(
             group, image_size, in_channels, n_outputs, width, basis=basis, circular_mask=circular_mask
         )
-    options: dict[str, Any] = {"basis": basis, "circular_mask": circular_mask}
-    if side < 16:
-        narrow, wide = (max(1, round(c / group.order)) for c in (width, 4 / 3 * width))
-        fields, pools = ((narrow, narrow, wide), (False, True, False)) if side >= 6 else ((narrow, wide), (False,) * 2)
-        return Architecture(group, image_size, in_channels, n_outputs, fields, (3,) * len(fields), pools, **options)
-    return _residual_architecture(group, image_size, in_channels, n_outputs, width, **options)
+    make = plain_architecture if side < _SMALL else _residual_architecture
+    return make(group, image_size, in_channels, n_outputs, width=width, basis=basis, circular_mask=circular_mask)
+
+
+def plain_architecture(
+    group: str | PointGroup,
+    image_size: int | tuple[int, int],
+    in_channels: int = 1,
+    n_outputs: int = 1,
+    *,
+    width: int = 48,
+    basis: str = "auto",
+    circular_mask: bool | None = None,
+) -> Architecture:
+    """A network without shortcuts: two to six layers, whose kernels have 5x5 pixels where images have 16x16 or more.
+
+    Parameters
+    ----------
+    group, image_size, in_channels, n_outputs, basis, circular_mask
+        As in `default_architecture`.
+    width : int, default=48
+        Channels of the first layers, over all the elements of the group; the last layers have a third more.
+    """
+    group = parse_group(group)
+    narrow, wide = (max(1, round(c / group.order)) for c in (width, 4 / 3 * width))
+    side = max(image_size) if isinstance(image_size, tuple) else image_size
+    if side < 6:
+        size, pools = 3, "--"
+    elif side < 16:
+        size, pools = 3, "-p-"
+    elif side < 40:
+        size, pools = 5, "p-p--"
+    else:
+        size, pools = 5, "pp-p--"
+    fields = (narrow, narrow, *(wide,) * (len(pools) - 2)) if len(pools) > 2 else (narrow, wide)
+    pooling = tuple(p == "p" for p in pools)
+    shape = image_size, in_channels, n_outputs, fields, (size,) * len(pools), pooling
+    return Architecture(group, *shape, basis=basis, circular_mask=circular_mask)
 
 
 def _residual_architecture(
-    group: PointGroup, image_size: int | tuple[int, int], in_channels: int, n_outputs: int, width: int, **options: Any
+    group: PointGroup,
+    image_size: int | tuple[int, int],
+    in_channels: int,
+    n_outputs: int,
+    *,
+    width: int,
+    **options: Any,
 ) -> Architecture:
     """Layers that pool at once, then blocks of two layers and a shortcut, with pooling in between.
 
@@ -102,7 +143,7 @@ def _residual_architecture(
 def _light_architecture(
     group: PointGroup, image_size: int | tuple[int, int], in_channels: int, n_outputs: int, width: int, **options: Any
 ) -> Architecture:
-    """The network that costs an eighth of the default one."""
+    """The network that costs a third of the default one."""
     narrow, wide = (max(1, round(c / group.order)) for c in (width / 3, width))
     side = max(image_size) if isinstance(image_size, tuple) else image_size
     size = 5 if 16 <= side < 40 else 3
