@@ -26,6 +26,7 @@ from skequinas.nn import (
     default_architecture,
     inherit,
     paper_architecture,
+    plain_architecture,
     relax,
     transform_images,
 )
@@ -530,10 +531,23 @@ def test_the_default_architecture_builds_runs_and_is_invariant_at_every_size(siz
 @pytest.mark.parametrize("group", ["C1", "D1", "C2", "D2", "C4", "D4"])
 def test_the_default_width_is_that_of_all_channels_whatever_the_group(group: str) -> None:
     order = PointGroup.from_name(group).order
-    assert [f * order for f in default_architecture(group, 28).fields] == [48, 48, 64, 64, 64]
+    assert [f * order for f in default_architecture(group, 28).fields] == [48, 48, 48, 64, 64, 96, 96]
+    assert [f * order for f in default_architecture(group, 20).fields] == [48, 48, 48, 96, 96]
+    assert [f * order for f in plain_architecture(group, 28).fields] == [48, 48, 64, 64, 64]
+    assert default_architecture(group, 14) == plain_architecture(group, 14)
     assert default_architecture(group, 28, width=64).fields[0] * order == 64
     assert default_architecture(group, 28, width=1).fields[0] == 1
     assert default_architecture(group, 28, device="cuda", n_samples=50_000).fields[0] * order == 96
+
+
+def test_larger_images_are_pooled_before_the_blocks() -> None:
+    for size, n_stem in ((28, 1), (32, 1), (33, 2), (64, 2), (128, 3), (256, 4)):
+        architecture = default_architecture("C2", size)
+        assert architecture.shortcuts == (0,) * n_stem + (0, 2) * 3
+        assert all(architecture.pools[:n_stem])
+        assert size / 2**n_stem <= 16
+    assert set(default_architecture("D4", 28).kernel_sizes) == {3}
+    assert set(default_architecture("D8", 28).kernel_sizes) == {5}  # waves around rings cannot turn on 3x3 pixels
 
 
 def test_the_architecture_of_the_paper_has_eight_layers_of_kernel_5() -> None:
@@ -545,7 +559,7 @@ def test_the_architecture_of_the_paper_has_eight_layers_of_kernel_5() -> None:
     assert sum(isinstance(module, SymmetricAvgPool2d) for module in network.modules()) == 3
 
 
-@pytest.mark.parametrize("make", [default_architecture, paper_architecture])
+@pytest.mark.parametrize("make", [default_architecture, paper_architecture, plain_architecture])
 @pytest.mark.parametrize(("group", "size"), [("X4", 28), ("D4", 0)])
 def test_ready_made_architectures_of_nothing_raise_an_error(make: Callable[..., object], group: str, size: int) -> None:
     with pytest.raises(ValueError, match=r"group=|needs at least"):
