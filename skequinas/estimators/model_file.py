@@ -87,6 +87,7 @@ def save(model: BaseEquivariantNAS, path: str | PathLike[str]) -> None:
         "n_samples": model._n_samples,
         "architecture": model.architecture_.to_dict(),
         "history": {name: array_to_json(column) for name, column in model.history_.items()},
+        "augmentation": model.augmentation_,
         "search_results": {name: array_to_json(column) for name, column in model.search_results_.items()},
         "learned_symmetry": {name: dict(v) if hasattr(v, "items") else v for name, v in learned.items()},
         "search": search,
@@ -145,6 +146,7 @@ def _restored(state: dict[str, Any], tensors: dict[str, torch.Tensor]) -> BaseEq
     model._seed, model._n_samples = state["seed"], state["n_samples"]
     model.architecture_ = Architecture.from_dict(state["architecture"])
     model.n_parameters_ = model.architecture_.n_parameters
+    model.augmentation_ = str(state.get("augmentation", "nothing"))  # files of before do not tell
     model.history_ = {name: array_from_json(column) for name, column in state["history"].items()}
     model.search_results_ = {name: array_from_json(column) for name, column in state["search_results"].items()}
     model.learned_symmetry_ = _restored_symmetry(state["learned_symmetry"], model.architecture_)

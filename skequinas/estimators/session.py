@@ -263,9 +263,13 @@ class Session:
             self.network = self._parent
         else:
             self.network = self._new(architecture)
-        epochs = self.epochs
         if self.monitor.time_budget is not None:
             self.monitor.reserve(self._report_seconds)
+        if augment != "none":
+            self.moves = self._turns(architecture) if augment == "continuous" else self._borne_moves(chosen)
+            self.monitor.log("images of the final training are moved at random by %s", self.moves)
+        epochs = self.epochs
+        if self.monitor.time_budget is not None:
             left = self.monitor.time_budget - self._report_seconds - self.monitor.seconds
             epochs = min(epochs, epochs * left / (1.05 * self.n_batches(1) * self._step_seconds))
             if epochs < min(1.0, self.asked_epochs):
@@ -276,9 +280,6 @@ class Session:
         self._validation_is_unseen = self._validation_is_unseen and early_stopping
         self._stops_early = early_stopping
         self.monitor.expect(self.n_batches(1))
-        if augment != "none":
-            self.moves = self._turns(architecture) if augment == "continuous" else self._borne_moves(chosen)
-            self.monitor.log("images of the final training are moved at random by %s", self.moves)
 
         def on_epoch(row: dict[str, float]) -> bool:
             self.history.append(row)
@@ -331,7 +332,7 @@ class Session:
 
     def _borne_moves(self, chosen: Evaluation | None) -> Moves:
         """Shifts by a few pixels, and turns by any angle if the model has any; what held-out images bear."""
-        if chosen is None or self.validation is None or not self.is_image:
+        if chosen is None or self.validation is None or not self.is_image or self.monitor.out_of_time():
             return Moves()
         architecture = chosen.architecture
         symmetry, (height, width) = architecture.symmetry, architecture.image_shape

@@ -550,6 +550,22 @@ def test_larger_images_are_pooled_before_the_blocks() -> None:
     assert set(default_architecture("D8", 28).kernel_sizes) == {5}  # waves around rings cannot turn on 3x3 pixels
 
 
+def multiplications(a: Architecture) -> int:
+    """Those of a pass through the convolutions."""
+    side, channels, total = a.image_shape[0], a.in_channels, 0
+    for fields, kernel_size, pool in zip(a.fields, a.kernel_sizes, a.pools, strict=True):
+        total += side**2 * kernel_size**2 * channels * fields * a.group.order
+        channels, side = fields * a.group.order, (side + 1) // 2 if pool else side
+    return total
+
+
+def test_the_cost_of_large_images_stays_in_proportion() -> None:
+    costs = {size: multiplications(default_architecture("D4", size, 3)) for size in (28, 64, 128, 256)}
+    assert costs[64] < 2 * costs[28]
+    assert costs[256] < 8 * costs[28]  # for 84 times as many pixels
+    assert costs[28] < 0.5 * multiplications(plain_architecture("D4", 28, 3))
+
+
 def test_the_architecture_of_the_paper_has_eight_layers_of_kernel_5() -> None:
     architecture = paper_architecture("C4", 9, in_channels=2, n_outputs=3)
     assert architecture.fields == (16,) * 4 + (32,) * 4
