@@ -12,7 +12,7 @@ from skequinas.nn.architecture import Architecture
 
 __all__ = ["default_architecture", "paper_architecture", "plain_architecture"]
 
-_SMALL = 16
+_SMALL = 12
 """Images of smaller sides get a network without shortcuts, of three layers."""
 
 

@@ -561,7 +561,7 @@ def multiplications(a: Architecture) -> int:
 
 def test_the_cost_of_large_images_stays_in_proportion() -> None:
     costs = {size: multiplications(default_architecture("D4", size, 3)) for size in (28, 64, 128, 256)}
-    assert costs[64] < 2 * costs[28]
+    assert costs[64] < 2.5 * costs[28]
     assert costs[256] < 8 * costs[28]  # for 84 times as many pixels
     assert costs[28] < 0.5 * multiplications(plain_architecture("D4", 28, 3))
 
