@@ -205,7 +205,14 @@ def _energies(
     def relative(a: int, b: int) -> list[int]:
         return [place[group.multiply(group.inverse(a), group.multiply(k, b))] for k in between]
 
-    table = np.stack([np.stack([gram[relative(a, b)].mean(0) for b in elements]) for a in elements])
-    batches = np.arange(gram.shape[1])
-    chunks = np.array_split(moves, max(1, len(moves) * len(batches) ** 2 // 2_000_000))
-    return np.concatenate([table[m[:, :, None], m[:, None, :], batches[:, None], batches].sum((1, 2)) for m in chunks])
+    n, used = gram.shape[1], np.unique(moves)
+    moved = [elements[place] for place in used]
+    products = np.stack([np.stack([gram[relative(a, b)].mean(0) for b in moved]) for a in moved])
+    quadratic = products.swapaxes(1, 2).reshape(len(used) * n, -1)  # by element and mini-batch, twice
+    chosen = np.searchsorted(used, moves) * n + np.arange(n)
+    energies = []
+    for part in np.array_split(chosen, max(1, len(moves) * len(quadratic) // 2_000_000)):
+        drawn = np.zeros((len(part), len(quadratic)))
+        np.put_along_axis(drawn, part, 1.0, 1)
+        energies.append(np.take_along_axis(drawn @ quadratic, part, 1).sum(1))
+    return np.concatenate(energies)
