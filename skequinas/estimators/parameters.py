@@ -107,8 +107,8 @@ class Parameters:
         [Interval(Real, 0, None, closed="neither"), None],
         """Passes over the data in the final training, to which those of the search are in proportion. None makes it
         about 500 mini-batches of 64, between 4 and 80 epochs, at most: a search that gathers evidence trains its first
-        network in parts that double its length for as long as that lowers the held-out error. All trainings are
-        then of the length at which that ended.""",
+        network in parts that double its length for as long as that lowers the held-out error. The other trainings of
+        the search are then in proportion to the length at which that ended, and the final one twice as long.""",
     )
     batch_size: int = _parameter(
         64, "int", [Interval(Integral, 2, None, closed="left")], "Images in a mini-batch, at least 2."

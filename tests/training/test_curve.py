@@ -9,7 +9,9 @@ import pytest
 import torch
 from torch import nn
 
+from skequinas import EquivariantNASClassifier, EvolutionarySearch
 from skequinas.nn import Architecture, EquivariantNetwork
+from skequinas.search import driver
 from skequinas.training import CLASSIFICATION, DataPart, TrainingSettings, curve, evaluate
 from skequinas.training.curve import train_by_curve
 
@@ -84,3 +86,16 @@ def test_a_part_that_did_not_pay_is_undone_if_it_raised_the_loss(
     assert train_by_curve(own, data(128, 1.0), SETTINGS, 32, data(64, 1.0, 1), seed=0) == epochs
     for name, value in own.state_dict().items():
         assert torch.equal(value, states[1 if epochs == 8 else 2][name])
+
+
+@pytest.mark.parametrize(("found", "final"), [(0.25, 0.5), (0.5, 1.0), (1.0, 1.0)])
+def test_the_final_training_is_twice_as_long_as_the_search_found_to_pay(
+    monkeypatch: pytest.MonkeyPatch, found: float, final: float
+) -> None:
+    X, y = np.random.default_rng(0).normal(size=(64, 8, 8)), np.arange(64) % 2
+
+    monkeypatch.setattr(driver, "train_by_curve", lambda network, part, settings, epochs, *_, **__: found * epochs)
+    model = EquivariantNASClassifier("D1", EvolutionarySearch(1, epochs_per_generation=0.01), width=4, random_state=0)
+    model.fit(X, y)
+    assert model.search_.epochs_ == found * 80
+    assert len(model.history_["epoch"]) == final * 80
