@@ -54,8 +54,8 @@ class Parameters:
         "auto",
         '{"auto", "plain", "paper"} or Architecture',
         [StrOptions({"auto", "plain", "paper"}), Architecture],
-        """The shape of the network. "auto" suits the images: from 16x16 pixels on it has residual blocks and pools at
-        once. "plain" has no shortcuts and, from there on, kernels of 5x5 pixels. "paper" is 8 layers of 16 and 32
+        """The shape of the network. "auto" suits the images: from 12x12 pixels on it has residual blocks and pools at
+        once. "plain" has no shortcuts, and kernels of 5x5 pixels from 16x16 pixels on. "paper" is 8 layers of 16 and 32
         fields with kernel 5.""",
     )
     width: int | None = _parameter(
@@ -249,7 +249,8 @@ n_parameters_ : int
 augmentation_ : str
     By what the images of the final training were moved at random, in words; "nothing" where they were not.
 history_ : dict of ndarray
-    The final training: one entry for each epoch. Empty where a learned mixture is the model.
+    The final training: one entry for each epoch; its loss is that of smoothed labels and moved images. Empty where a
+    learned mixture is the model.
 search_results_ : dict of ndarray
     One entry for each candidate of the search: constraints, parent, generation, parameters, validation score,
     seconds. Empty without a search.

@@ -36,7 +36,7 @@ def default_architecture(
     group : str or PointGroup
         The search group.
     image_size : int or tuple of int
-        The side of a square, or (height, width). From 16 pixels on it is a residual network that pools at once, and the
+        The side of a square, or (height, width). From 12 pixels on it is a residual network that pools at once, and the
         larger the images, the more layers pool before its blocks; below it is that of `plain_architecture`.
     in_channels, n_outputs, n_samples : int
         The task.

@@ -108,11 +108,11 @@ class RandomShifts:
         """(n, channels, height, width) to the same."""
         n, _, height, width = images.shape
         most = min(self.pixels, height - 1, width - 1)
-        shifts = torch.randint(2 * most + 1, (2, n), generator=self.generator).tolist()
-        padded, shifted = F.pad(images, (most,) * 4, mode="reflect"), torch.empty_like(images)
-        for k, (i, j) in enumerate(zip(*shifts, strict=True)):
-            shifted[k] = padded[k, :, i : i + height, j : j + width]
-        return shifted
+        down, right = torch.randint(2 * most + 1, (2, n, 1), generator=self.generator).to(images.device)
+        rows, columns = down + torch.arange(height).to(down), right + torch.arange(width).to(right)
+        padded = F.pad(images, (most,) * 4, mode="reflect").permute(0, 2, 3, 1)
+        numbers = torch.arange(n).to(down)
+        return padded[numbers[:, None, None], rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
 @cache
