@@ -534,7 +534,7 @@ def test_the_default_width_is_that_of_all_channels_whatever_the_group(group: str
     assert [f * order for f in default_architecture(group, 28).fields] == [48, 48, 48, 64, 64, 96, 96]
     assert [f * order for f in default_architecture(group, 20).fields] == [48, 48, 48, 96, 96]
     assert [f * order for f in plain_architecture(group, 28).fields] == [48, 48, 64, 64, 64]
-    assert default_architecture(group, 14) == plain_architecture(group, 14)
+    assert default_architecture(group, 11) == plain_architecture(group, 11)
     assert default_architecture(group, 28, width=64).fields[0] * order == 64
     assert default_architecture(group, 28, width=1).fields[0] == 1
     assert default_architecture(group, 28, device="cuda", n_samples=50_000).fields[0] * order == 96
