@@ -10,7 +10,7 @@ their end. Scores: accuracy and balanced accuracy, or R2. ``--held-out`` scores 
 with it one may choose, without it one may not. ``--budgets`` gives the estimators a ``time_budget`` each instead, for a
 curve of accuracy against seconds. Seconds are of the process (``--threads`` of torch), so that others do not count.
 
-scikit-image gives the peer "hog"; FLAML is asked for 60 seconds where it is installed.
+scikit-image gives the peer "hog"; FLAML is asked for 60 seconds. Peers whose package is not there are left out.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import argparse
 import time
 import warnings
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -214,8 +215,9 @@ def classical(regression: bool, seed: int) -> dict[str, Callable[[], Any]]:
         "forest": lambda: make_pipeline(to_rows, forest(500, random_state=seed)),
         "boosting": lambda: make_pipeline(to_rows, boosting(random_state=seed)),
         "SVM": lambda: make_pipeline(to_rows, StandardScaler(), vectors()),
-        "hog": lambda: make_pipeline(to_histograms, StandardScaler(), vectors()),
     }
+    if find_spec("skimage") is not None:
+        peers["hog"] = lambda: make_pipeline(to_histograms, StandardScaler(), vectors())
     try:
         import flaml
     except ImportError:

@@ -53,7 +53,7 @@ class BaseEquivariantNAS(ExportMixin, CallbackSupportMixin, BaseEstimator, Param
     _doc_link_module = "skequinas"
     _doc_link_template = DOC_LINK
     objective: ClassVar[Objective]
-    label_smoothing: float = 0.0
+    label_smoothing: float = 0.0  # what a regressor has, which has no labels
     learned_symmetry_: LearnedSymmetry
     preprocessing_: Preprocessing
     module_: nn.Sequential
@@ -146,7 +146,6 @@ class BaseEquivariantNAS(ExportMixin, CallbackSupportMixin, BaseEstimator, Param
 
         search.start(architecture, epochs, training, self._seed, by_curve=self.max_epochs is None)
         session = Session(search, split, training, epochs, self._seed, monitor)
-        session.is_image = not prepared.is_padded
         session.shrink_to_budget(lighter if earlier is None else None)
         if earlier is not None:
             session.go_on(earlier.search_, self._for_training(earlier.network_))
@@ -156,7 +155,7 @@ class BaseEquivariantNAS(ExportMixin, CallbackSupportMixin, BaseEstimator, Param
                 session.train_finally(
                     self.early_stopping,
                     self.n_iter_no_change if self.early_stopping else None,
-                    augment=self.augment,
+                    augment="none" if prepared.is_padded and self.augment == "auto" else self.augment,
                 )
                 session.compare_with_simple_models()
         except KeyboardInterrupt:

@@ -70,7 +70,6 @@ class Session:
         self._hurried = self._skips_search = False  # with a time budget that is short
         self.interrupted = False
         self.moves = Moves()  # what images of the final training are moved by
-        self.is_image = True
 
     def n_batches(self, trainings: float) -> int:
         """The mini-batches of so many full trainings."""
@@ -336,7 +335,7 @@ class Session:
 
     def _borne_moves(self, chosen: Evaluation | None) -> Moves:
         """Shifts by a few pixels, and turns by any angle if the model has any; what held-out images bear."""
-        if chosen is None or self.validation is None or not self.is_image or self.monitor.out_of_time():
+        if chosen is None or self.validation is None or self.monitor.out_of_time():
             return Moves()
         architecture = chosen.architecture
         symmetry, (height, width) = architecture.symmetry, architecture.image_shape

@@ -206,7 +206,7 @@ def _energies(
         return [place[group.multiply(group.inverse(a), group.multiply(k, b))] for k in between]
 
     n, used = gram.shape[1], np.unique(moves)
-    moved = [elements[place] for place in used]
+    moved = [elements[i] for i in used]
     products = np.stack([np.stack([gram[relative(a, b)].mean(0) for b in moved]) for a in moved])
     quadratic = products.swapaxes(1, 2).reshape(len(used) * n, -1)  # by element and mini-batch, twice
     chosen = np.searchsorted(used, moves) * n + np.arange(n)

@@ -21,7 +21,7 @@ from skequinas.nn.architecture import Architecture
 from skequinas.nn.filters import kernel_space
 from skequinas.nn.layers import EquivariantConv2d, GroupConv2d, MixedGroupConv2d
 from skequinas.nn.norm import OrbitBatchNorm2d
-from skequinas.nn.pooling import CircularMask, MapStatistics, Shortcut, SymmetricAvgPool2d, add_fields
+from skequinas.nn.pooling import CircularMask, MapStatistics, Shortcut, SymmetricAvgPool2d, add_fields, in_torch_alone
 
 __all__ = ["EquivariantNetwork", "inherit", "network_from_state", "relax", "undrawn"]
 
@@ -112,7 +112,9 @@ class _Head(nn.Module):
     def folded(self) -> list[nn.Module]:
         """Plain layers from the last feature map to the outputs."""
         kernel, bias = _fold(self.conv, self.norm, 1)
-        first = [copy.deepcopy(self.statistics)] if self.statistics.maximum else [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+        first = (
+            [in_torch_alone(self.statistics)] if self.statistics.maximum else [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+        )
         stack: list[nn.Module] = [*first, _linear(kernel.flatten(1), bias)]
         return stack if self.dense is None else [*stack, nn.ReLU(), _linear(self.dense.weight, self.dense.bias)]
 
@@ -225,12 +227,14 @@ class EquivariantNetwork(nn.Module):
         height, width = self.architecture.image_shape
         stack: list[nn.Module] = [CircularMask(height)] if self.architecture.circular_mask else []
         each = zip(self.blocks, self.architecture.pools, self.architecture.shortcuts, strict=True)
-        for block, pool, shortcut in each:
+        for number, (block, pool, shortcut) in enumerate(each):
             assert isinstance(block, _Block)
             stack.append(block.folded())
             if shortcut:  # it spans its convolutions, and a rectifier between each and the next
                 inner = 2 * shortcut - 1
-                stack[-inner:] = [Shortcut(*stack[-inner:])]
+                fields = self.architecture.fields
+                n_more = (fields[number] - fields[number - shortcut]) * self.architecture.group.order
+                stack[-inner:] = [in_torch_alone(Shortcut(*stack[-inner:], n_more=n_more))]
             stack.append(nn.ReLU())
             if pool:
                 stack.append(SymmetricAvgPool2d.plain(height, width))

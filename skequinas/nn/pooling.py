@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule, symbolic_trace
+from torch.nn import functional as F
 
 from skequinas.nn.transforms import circular_mask
 
-__all__ = ["CircularMask", "MapStatistics", "Shortcut", "SymmetricAvgPool2d", "add_fields"]
+__all__ = ["CircularMask", "MapStatistics", "Shortcut", "SymmetricAvgPool2d", "add_fields", "in_torch_alone"]
 
 
 def add_fields(x: Tensor, shortcut: Tensor) -> None:
@@ -17,13 +19,23 @@ def add_fields(x: Tensor, shortcut: Tensor) -> None:
 
 
 class Shortcut(nn.Sequential):
-    """Layers in a row, to the first channels of whose outputs the inputs are added."""
+    """Layers in a row, to the first channels of whose outputs the inputs are added.
+
+    Parameters
+    ----------
+    *layers : Module
+    n_more : int
+        How many more channels come out than go in.
+    """
+
+    def __init__(self, *layers: nn.Module, n_more: int) -> None:
+        super().__init__(*layers)
+        self.n_more = n_more
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, channels, height, width) to the same with as many channels or more."""
+        """(batch, channels, height, width) to the same with ``n_more`` channels more."""
         y: Tensor = super().forward(x)
-        add_fields(y, x)
-        return y
+        return y.add_(F.pad(x, (0, 0, 0, 0, 0, self.n_more)) if self.n_more else x)
 
 
 class MapStatistics(nn.Module):
@@ -78,3 +90,12 @@ class SymmetricAvgPool2d(nn.Module):
         """(batch, channels, height, width) to (batch, channels, ceil(height / 2), ceil(width / 2))."""
         y: Tensor = self.plain(*x.shape[-2:])(x)
         return y
+
+
+def in_torch_alone(module: nn.Module) -> GraphModule:
+    """A module that calls layers and functions of torch, as code that needs nothing but torch to be unpickled."""
+    traced = symbolic_trace(module)
+    for node in traced.graph.nodes:
+        node.type = None  # annotations, which are strings here and cannot be pickled
+    traced.recompile()
+    return traced

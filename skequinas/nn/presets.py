@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 
@@ -14,6 +13,11 @@ __all__ = ["default_architecture", "paper_architecture", "plain_architecture"]
 
 _SMALL = 12
 """Images of smaller sides get a network without shortcuts, of three layers."""
+
+
+def _side(image_size: int | tuple[int, int]) -> int:
+    """The longer side."""
+    return max(image_size) if isinstance(image_size, tuple) else image_size
 
 
 def default_architecture(
@@ -54,12 +58,9 @@ def default_architecture(
     group = parse_group(group)
     if width is None:
         width = 96 if torch.device(device).type != "cpu" and n_samples >= 2000 else 48
-    side = max(image_size) if isinstance(image_size, tuple) else image_size
+    make = plain_architecture if _side(image_size) < _SMALL else _residual_architecture
     if light:
-        return _light_architecture(
-            group, image_size, in_channels, n_outputs, width, basis=basis, circular_mask=circular_mask
-        )
-    make = plain_architecture if side < _SMALL else _residual_architecture
+        make = _light_architecture
     return make(group, image_size, in_channels, n_outputs, width=width, basis=basis, circular_mask=circular_mask)
 
 
@@ -84,7 +85,7 @@ def plain_architecture(
     """
     group = parse_group(group)
     narrow, wide = (max(1, round(c / group.order)) for c in (width, 4 / 3 * width))
-    side = max(image_size) if isinstance(image_size, tuple) else image_size
+    side = _side(image_size)
     if side < 6:
         size, pools = 3, "--"
     elif side < 16:
@@ -106,18 +107,19 @@ def _residual_architecture(
     n_outputs: int,
     *,
     width: int,
-    **options: Any,
+    basis: str,
+    circular_mask: bool | None,
 ) -> Architecture:
     """Layers that pool at once, then blocks of two layers and a shortcut, with pooling in between.
 
     Most of the arithmetic is done on maps of 16x16 pixels and less: one layer pools for every halving that leads there.
     Images of fewer than 24 pixels get two blocks instead of three, since the last maps would have hardly any pixels.
     """
-    side = max(image_size) if isinstance(image_size, tuple) else image_size
+    side = _side(image_size)
     shares = (1, 4 / 3, 2) if side >= 24 else (1, 2)
     first, *widths = (max(1, round(share * width / group.order)) for share in (1, *shares))
     # waves around rings cannot turn on 3x3 pixels
-    kernel_size = 3 if options["basis"] == "pixel" or (options["basis"] == "auto" and group.acts_on_pixels) else 5
+    kernel_size = 3 if basis == "pixel" or (basis == "auto" and group.acts_on_pixels) else 5
     n_stem = 1 + max(0, math.ceil(math.log2(side / 32)))
     fields = [max(1, round(first / 2 ** (n_stem - 1 - i))) for i in range(n_stem)]
     pools, shortcuts = [True] * n_stem, [0] * n_stem
@@ -135,17 +137,25 @@ def _residual_architecture(
         tuple(pools),
         shortcuts=tuple(shortcuts),
         hidden=0,
+        basis=basis,
+        circular_mask=circular_mask,
         statistics="mean and maximum",
-        **options,
     )
 
 
 def _light_architecture(
-    group: PointGroup, image_size: int | tuple[int, int], in_channels: int, n_outputs: int, width: int, **options: Any
+    group: PointGroup,
+    image_size: int | tuple[int, int],
+    in_channels: int,
+    n_outputs: int,
+    *,
+    width: int,
+    basis: str,
+    circular_mask: bool | None,
 ) -> Architecture:
     """The network that costs a third of the default one."""
     narrow, wide = (max(1, round(c / group.order)) for c in (width / 3, width))
-    side = max(image_size) if isinstance(image_size, tuple) else image_size
+    side = _side(image_size)
     size = 5 if 16 <= side < 40 else 3
     fields: list[int] = []
     pools: list[bool] = []
@@ -154,7 +164,15 @@ def _light_architecture(
         pools.append(side >= 10)
         side = side // 2 if pools[-1] else side
     return Architecture(
-        group, image_size, in_channels, n_outputs, tuple(fields), (size,) * len(fields), tuple(pools), **options
+        group,
+        image_size,
+        in_channels,
+        n_outputs,
+        tuple(fields),
+        (size,) * len(fields),
+        tuple(pools),
+        basis=basis,
+        circular_mask=circular_mask,
     )
 
 

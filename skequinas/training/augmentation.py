@@ -80,7 +80,7 @@ def borne_moves(network: nn.Module, data: DataPart, candidates: Iterable[Moves],
     loss = mean_with_error(evaluate(network, data)[0], weights)[0]
     for moves in candidates:
         moved = replace(data, preprocess=_Moved(data.preprocess, moves, seed))
-        if mean_with_error(evaluate(network, moved)[0], weights)[0] <= (1 + _BORNE_RISE) * loss:
+        if mean_with_error(evaluate(network, moved)[0], weights)[0] - loss <= _BORNE_RISE * abs(loss):
             borne = borne | moves
     return borne
 

@@ -44,6 +44,9 @@ X, y = X[:100], y[:100]
 WORDS = np.array(["nought", "one", "two"])[y]
 SMALL = {"width": 8, "max_epochs": 1, "batch_size": 32, "random_state": 0, "device": "cpu"}
 TINY = Architecture(D4, 8, 1, 3, (1,), (1,), (True,), hidden=0)
+RESIDUAL = Architecture(
+    D4, 8, 1, 3, (1, 1, 2), (3,) * 3, (True, False, False), shortcuts=(0, 0, 2), statistics="mean and maximum"
+)
 MODELS: dict[str, Callable[[], Any]] = {
     "classifier": lambda: EquivariantNASClassifier(search=EvolutionarySearch(1), **SMALL).fit(X, WORDS),
     "classifier of truth values": lambda: EquivariantNASClassifier(search="none", **SMALL).fit(X, y == 1),
@@ -62,6 +65,9 @@ MODELS: dict[str, Callable[[], Any]] = {
     "table": lambda: EquivariantNASClassifier(search="none", **SMALL).fit(
         pd.DataFrame(X, columns=[f"pixel {i}" for i in range(64)]), y
     ),
+    "shortcuts": lambda: EquivariantNASClassifier(
+        architecture=RESIDUAL, search="none", **SMALL | {"width": None, "augment": "continuous"}
+    ).fit(X, y),
     "architecture": lambda: EquivariantNASClassifier(
         architecture=TINY, search="none", **SMALL | {"width": None, "random_state": np.random.RandomState(3)}
     ).fit(X, y),
@@ -374,7 +380,7 @@ def test_an_unfitted_model_has_no_network(tmp_path: Path) -> None:
 def test_the_onnx_model_gives_the_model_s_answers(tmp_path: Path) -> None:
     runtime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    for name in ("classifier", "mixture", "regressor of two", "colours"):
+    for name in ("classifier", "mixture", "regressor of two", "colours", "shortcuts"):
         model = fitted(name)
         model.to_onnx(tmp_path / "model.onnx")
         session = runtime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])

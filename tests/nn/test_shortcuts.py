@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from skequinas.evidence.gradients import score_gradients
 from skequinas.groups import PointGroup
 from skequinas.nn import Architecture, EquivariantNetwork, inherit, relax, transform_images
 from skequinas.nn.networks import network_from_state
+from skequinas.training import CLASSIFICATION, DataPart
 
 D4 = PointGroup.from_name("D4")
 CONSTRAINTS = [
@@ -89,6 +91,19 @@ def test_relaxation_keeps_the_function_bit_for_bit_at_every_step(training: bool)
             network = relax(network, layer, D4.subgroup(name))
             copied = inherit(network, network.architecture)
             assert torch.equal(copied(x), y)
+
+
+@pytest.mark.parametrize("element", D4.elements)
+def test_the_gradient_of_a_moved_image_is_the_moved_gradient(element: int) -> None:
+    network, x = trained(residual()), images(9)
+    y = torch.arange(len(x)) % 3
+    still, after = (
+        score_gradients(network, DataPart(z, y, nn.Identity(), CLASSIFICATION), 2)
+        for z in (x, transform_images(x, D4, element))
+    )
+    for layer, before, moved in zip(network.convolutions, still, after, strict=True):
+        expected = layer.space(D4.whole).action(element).toarray() @ before
+        torch.testing.assert_close(torch.from_numpy(moved), torch.from_numpy(expected), rtol=1e-8, atol=1e-12)
 
 
 def test_a_shortcut_adds_what_went_into_its_layers_to_the_first_fields() -> None:

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from skequinas.estimators.base import BaseEquivariantNAS
 from skequinas.groups import Subgroup
@@ -15,7 +14,7 @@ from skequinas.interop.escnn.groups import field_of, space_of
 from skequinas.interop.escnn.library import enn
 from skequinas.nn.architecture import Architecture
 from skequinas.nn.networks import EquivariantNetwork
-from skequinas.nn.pooling import CircularMask, MapStatistics, SymmetricAvgPool2d
+from skequinas.nn.pooling import CircularMask, MapStatistics, SymmetricAvgPool2d, add_fields
 
 __all__ = ["EscnnNetwork", "to_escnn"]
 
@@ -59,8 +58,8 @@ class _Shortcut(enn.EquivariantModule):
 
     def forward(self, x: enn.GeometricTensor) -> enn.GeometricTensor:
         y = self.inner(x)
-        missing = y.tensor.shape[1] - x.tensor.shape[1]
-        return enn.GeometricTensor(y.tensor + F.pad(x.tensor, (0, 0, 0, 0, 0, missing)), y.type)
+        add_fields(y.tensor, x.tensor)
+        return y
 
     def evaluate_output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
         shape: tuple[int, ...] = self.inner.evaluate_output_shape(input_shape)
@@ -156,8 +155,9 @@ def to_escnn(model: BaseEquivariantNAS | EquivariantNetwork) -> EscnnNetwork:
     Returns
     -------
     EscnnNetwork
-        A sequence of R2Conv, InnerBatchNorm, ReLU and pooling, in eval mode. It takes a GeometricTensor of preprocessed
-        images (``model.preprocessing_(images)``), and gives the outputs of ``model.network_`` as maps of one pixel.
+        A sequence of R2Conv, InnerBatchNorm, ReLU and pooling, with shortcuts if ours has any, in eval mode. It takes a
+        GeometricTensor of preprocessed images (``model.preprocessing_(images)``), and gives the outputs of
+        ``model.network_`` as maps of one pixel.
         Every layer is constrained as ours is, so it can be trained on. It can be pickled.
 
     Examples
