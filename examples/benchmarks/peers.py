@@ -266,7 +266,7 @@ def main() -> None:
     parser.add_argument("--train", type=int, default=1500)
     parser.add_argument("--group", default="D4", help="the group of the estimator")
     parser.add_argument("--moves", default="D4", help="the group whose moves the residual network is trained on")
-    parser.add_argument("--searches", nargs="+", default=["evolutionary", "differentiable"])
+    parser.add_argument("--searches", nargs="*", default=["evolutionary", "differentiable"])
     parser.add_argument(
         "--peers", nargs="*", default=["ResNet", "ResNet, Muon", "forest", "boosting", "SVM", "hog", "FLAML"]
     )
@@ -302,7 +302,7 @@ def main() -> None:
             for budget in options.budgets:
                 model = estimator(options.group, search, time_budget=budget, random_state=seed)
                 seconds = timed(model, X, y)
-                if search == options.searches[0] and options.seconds is None:
+                if options.seconds is None and search == options.searches[0]:
                     longest = seconds
                 name = search if budget is None else f"{search}, {budget:g} s"
                 note(name, model, seconds, test, seed, f"{model.learned_symmetry_.group}, {model.architecture_}")
