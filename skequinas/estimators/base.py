@@ -23,14 +23,13 @@ from skequinas.estimators.export import ExportMixin
 from skequinas.estimators.parameters import Parameters, constraints_of
 from skequinas.estimators.preparation import prepare, read_more
 from skequinas.estimators.session import Session
+from skequinas.estimators.start import check_averaging, initial_architecture
 from skequinas.estimators.units import checked_groups, units_of
 from skequinas.evidence.measures import Measures, layer_distances, measure
 from skequinas.evidence.report import LearnedSymmetry
 from skequinas.groups import PointGroup, group_on_images, is_foreign, parse_group
 from skequinas.io.images import Preprocessing, as_array, as_images
-from skequinas.nn.architecture import Architecture
 from skequinas.nn.networks import EquivariantNetwork
-from skequinas.nn.presets import default_architecture, paper_architecture, plain_architecture
 from skequinas.runtime.devices import resolve_device
 from skequinas.runtime.process import fitting_state, kept_memory, no_autocast, worker_threads
 from skequinas.search import NoSearch, resolve_search
@@ -129,9 +128,17 @@ class BaseEquivariantNAS(ExportMixin, CallbackSupportMixin, BaseEstimator, Param
         self.__dict__.pop("_class_factors", None)  # of use for the data alone
         self.image_shape_, self.preprocessing_, split = prepared.image_shape, prepared.preprocessing, prepared.split
         self._n_samples = len(split.whole) if earlier is None else earlier._n_samples
-        architecture, lighter = self._initial_architecture(split.whole, prepared.group), None
+        start = partial(
+            initial_architecture,
+            self,
+            split.whole,
+            prepared.group,
+            n_outputs=self._n_outputs,
+            n_samples=self._n_samples,
+        )
+        architecture, lighter = start(), None
         if self.architecture == "auto" and self.width is None and (self.time_budget is not None or earlier is not None):
-            lighter = self._initial_architecture(split.whole, prepared.group, light=True)
+            lighter = start(light=True)
         if earlier is not None and earlier.search_.architecture_ == lighter:
             architecture = earlier.search_.architecture_
         training = TrainingSettings(
@@ -144,7 +151,17 @@ class BaseEquivariantNAS(ExportMixin, CallbackSupportMixin, BaseEstimator, Param
         )
         epochs = self.max_epochs or float(np.clip(round(32_000 / len(split.whole)), 4, 80))
 
-        search.start(architecture, epochs, training, self._seed, by_curve=self.max_epochs is None)
+        check_averaging(self.averaging, search, prepared.group)
+        # small networks, and those that the user has chosen, stay as they are
+        averaging = self.averaging == "auto" and self.architecture == "auto" and any(architecture.shortcuts)
+        search.start(
+            architecture,
+            epochs,
+            training,
+            self._seed,
+            by_curve=self.max_epochs is None,
+            averaging=averaging and self.augment != "group",
+        )
         session = Session(search, split, training, epochs, self._seed, monitor)
         session.shrink_to_budget(lighter if earlier is None else None)
         if earlier is not None:
@@ -156,6 +173,7 @@ class BaseEquivariantNAS(ExportMixin, CallbackSupportMixin, BaseEstimator, Param
                     self.early_stopping,
                     self.n_iter_no_change if self.early_stopping else None,
                     augment="none" if prepared.is_padded and self.augment == "auto" else self.augment,
+                    always_averaged=self.averaging == "always",
                 )
                 session.compare_with_simple_models()
         except KeyboardInterrupt:
@@ -189,41 +207,6 @@ class BaseEquivariantNAS(ExportMixin, CallbackSupportMixin, BaseEstimator, Param
         rng = np.random.RandomState() if self.random_state is None else check_random_state(self.random_state)
         return int(rng.randint(np.iinfo(np.int32).max))
 
-    def _initial_architecture(self, data: DataPart, group: PointGroup, *, light: bool = False) -> Architecture:
-        channels, n_outputs = data.images.shape[1], self._n_outputs
-        height, width = data.images.shape[2:]
-        size = height if height == width else (height, width)
-        if self.width is not None and self.architecture != "auto":
-            raise ValueError(f"width={self.width} goes with architecture='auto' only. Set one of the two.")
-        if isinstance(self.architecture, Architecture):
-            given = self.architecture
-            if given.group != group:
-                raise ValueError(
-                    f"architecture has the search group {given.group}, but group={str(self.group)!r}"
-                    + (f", of which {group.name} can move these images. " if group != parse_group(self.group) else ". ")
-                    + f"Pass group={given.group.name!r} too."
-                )
-            if (given.image_size, given.in_channels, given.n_outputs) != (size, channels, n_outputs):
-                sides = given.image_shape
-                raise ValueError(
-                    f"architecture is for {given.in_channels} channels of {sides[0]}x{sides[1]} pixels and "
-                    f"{given.n_outputs} outputs; the data need {channels} channels of {height}x{width} pixels and "
-                    f"{n_outputs} outputs."
-                )
-            for name, value in (("basis", self.basis), ("circular_mask", self.circular_mask)):
-                if value not in ("auto", getattr(given, name)):
-                    raise ValueError(
-                        f"{name}={value!r}, but the architecture has {getattr(given, name)!r}. Leave {name}='auto'."
-                    )
-            return given
-        mask = None if self.circular_mask == "auto" else bool(self.circular_mask)
-        options: dict[str, Any] = {"basis": self.basis, "circular_mask": mask}
-        if self.architecture != "auto":
-            make = paper_architecture if self.architecture == "paper" else plain_architecture
-            return make(group, size, channels, n_outputs, **options)
-        options |= {"n_samples": self._n_samples, "device": data.images.device, "width": self.width, "light": light}
-        return default_architecture(group, size, channels, n_outputs, **options)
-
     def _report(self, session: Session, remark: str) -> None:
         """Set the fitted attributes that tell what was found."""
         search, split = session.search, session.split
@@ -233,8 +216,11 @@ class BaseEquivariantNAS(ExportMixin, CallbackSupportMixin, BaseEstimator, Param
         self.n_parameters_ = self.architecture_.n_parameters
         self.search_ = search
         self.search_results_ = _columns(search.records_)
-        inputs = self.preprocessing_((split.validation or split.whole).images[: session.n_measured])
-        group = self.architecture_.group
+        group, averaged = self.architecture_.group, self.architecture_.averaged
+        n_measured = max(
+            2, session.n_measured // (1 if averaged is None else averaged.order)
+        )  # each takes as many passes
+        inputs = self.preprocessing_((split.validation or split.whole).images[:n_measured])
         measures = Measures.unknown(group)
         try:
             measures = measure(lambda x: self._respond(plain(x)), inputs, group, probabilities=is_classifier(self))
@@ -261,10 +247,11 @@ class BaseEquivariantNAS(ExportMixin, CallbackSupportMixin, BaseEstimator, Param
             regression=not is_classifier(self),
             remark=remark,
             n_batches=session.asked_batches(),
+            averaged=averaged is not None,
         )
         # what is kept lies on the CPU, so that a model can be loaded where there is no GPU
         search.pending_, search.best_ = [], None
-        for module in (self.network_, self.preprocessing_, *(e.network for e in search.population_)):
+        for module in (self.network_, self.preprocessing_, *(e.network for e in search.kept)):
             module.cpu()
         self.module_ = plain.cpu()
 

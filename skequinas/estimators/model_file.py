@@ -216,6 +216,7 @@ def _restored_symmetry(values: dict[str, Any], architecture: Architecture) -> Le
         and set(values["measured_change"] or ()) == elements
         and (values["effective_invariance"] is None or set(values["effective_invariance"]) == elements)
         and isinstance(values["regression"], bool)
+        and values.get("averaged", False) is (architecture.averaged is not None)
         and isinstance(values["remark"], str)
         and (values["n_batches"] is None or type(values["n_batches"]) is int)
     )

@@ -82,16 +82,30 @@ class Parameters:
     )
     augment: str = _parameter(
         "auto",
-        '{"auto", "continuous", "none"}',
-        [StrOptions({"auto", "none", "continuous"})],
+        '{"auto", "continuous", "group", "none"}',
+        [StrOptions({"auto", "none", "continuous", "group"})],
         """By what the images of the final training are moved at random, beyond the symmetry that was found. "auto"
         shifts them by a few pixels, and turns them by any angle where the model has turns by less than 180 degrees,
         each if images that the search has held out bear it: its network has seen no such moves, and is as good on
         images that are moved.
         "continuous" turns them, whatever those say, if the model is to look the same under all rotations of the group
         (and there are any), and mirrors them, if under mirrors too; with ``search="none"`` and ``group="C1"``, an
-        ordinary CNN, always. The search, which is to find out what the images look like, never moves any, nor is a
+        ordinary CNN, always. "group" moves them by random elements of the symmetry that was found (with
+        ``search="none"``, of the whole group) and trains the network without any constraint: what many would do instead
+        of building a symmetry in. The search, which is to find out what the images look like, never moves any, nor is a
         learned mixture (``discretize=False``) trained so.""",
+    )
+    averaging: str = _parameter(
+        "auto",
+        '{"auto", "always", "none"}',
+        [StrOptions({"auto", "always", "none"})],
+        """The second way to a symmetric model: an ordinary network, trained on images that are moved by random elements
+        of the symmetry, whose outputs are averaged over the images moved by all of them. It is exactly symmetric too,
+        and takes as many times as long to predict as there are elements. "auto" lets a search that gathers evidence try
+        it in the end, for as long as its first network was trained, and keeps it where the held-out loss is lower; with
+        ``architecture="auto"``, from 12x12 pixels on, and if a time budget leaves time for it. "always" takes it
+        without a comparison (with ``search="none"``, for the whole group). Turns by other than multiples of 90 degrees
+        interpolate, so such symmetries have the first way alone.""",
     )
     image_shape: tuple[int, ...] | None = _parameter(
         None,

@@ -93,10 +93,13 @@ class Session:
         data = self.split.whole
         network = self._new(self.search.architecture_)
         self._step_seconds = self._time_step(network, budget / 20)
-        needed = (1 + self.search.cost()) * self.n_batches(1) * self._step_seconds
+        needed = (1 + self.search.full_cost()) * self.n_batches(1) * self._step_seconds
+        if needed > budget - self.monitor.seconds:
+            self.search.averaging_ = False  # one way to a model, in full
+            needed = (1 + self.search.full_cost()) * self.n_batches(1) * self._step_seconds
         if lighter is not None and needed > 2 * (budget - self.monitor.seconds):
             network = self._begin_again(lighter, self.training)
-            affordable = (budget - self.monitor.seconds) / (1 + self.search.cost()) / self._step_seconds
+            affordable = (budget - self.monitor.seconds) / (1 + self.search.full_cost()) / self._step_seconds
             batch_size = self.training.batch_size
             wanted = int(batch_size * affordable / _STEPS_WANTED)
             if wanted < batch_size:
@@ -192,7 +195,7 @@ class Session:
 
         def search_seconds(share: float) -> float:
             self.search.epochs_ = share * asked
-            return share * self.search.cost() * training if searching else 0.0
+            return share * self.search.full_cost() * training if searching else 0.0
 
         fixed = search_seconds(1e-6)
         final = 0.0 if self.search.keeps_network else training
@@ -225,6 +228,9 @@ class Session:
             replace(evaluation, network=copy.deepcopy(evaluation.network).to(device))
             for evaluation in earlier.population_
         ]
+        if earlier.ordinary_ is not None:
+            network_of_it = copy.deepcopy(earlier.ordinary_.network).to(device)
+            mine.ordinary_ = replace(earlier.ordinary_, network=network_of_it)
         self._earlier_network, self._parent = network, copy.deepcopy(network).to(device)
         self._validation_is_unseen = False
 
@@ -255,22 +261,35 @@ class Session:
                 "max_epochs or the search's own epochs."
             )
 
-    def train_finally(self, early_stopping: bool, patience: int | None, *, augment: str = "none") -> None:
-        """Train the chosen architecture from the start on all data, or up to an early stop on the training part."""
+    def train_finally(
+        self, early_stopping: bool, patience: int | None, *, augment: str = "none", always_averaged: bool = False
+    ) -> None:
+        """Train the chosen architecture from the start on all data, or up to an early stop on the training part.
+
+        Or, whatever was chosen, an ordinary network on moved images: if its outputs are always to be averaged, or with
+        ``augment="group"``.
+        """
         chosen = self.search.result()
         architecture = self.search.architecture_ if chosen is None else chosen.architecture
         if chosen is not None and architecture.is_mixed:
             self.network = chosen.network  # the learned mixture itself is the model
             return
+        symmetry = architecture.symmetry
+        if always_averaged or augment == "group":
+            architecture = architecture.unconstrained(averaged=symmetry if always_averaged else None)
         if self._parent is not None and self._parent.architecture == architecture:
             self.network = self._parent
         else:
             self.network = self._new(architecture)
         if self.monitor.time_budget is not None:
             self.monitor.reserve(self._report_seconds)
-        if augment != "none":
-            self.moves = self._turns(architecture) if augment == "continuous" else self._borne_moves(chosen)
-            self.monitor.log("images of the final training are moved at random by %s", self.moves)
+        if augment == "continuous":
+            self.moves = self._turns(architecture)
+        elif augment == "auto":
+            self.moves = self._borne_moves(chosen)
+        if architecture.averaged is not None or augment == "group":
+            self.moves |= Moves(elements=symmetry)
+        self.monitor.log("images of the final training are moved at random by %s", self.moves)
         epochs = self.epochs
         if self.monitor.time_budget is not None:
             left = self.monitor.time_budget - self._report_seconds - self.monitor.seconds
@@ -352,7 +371,7 @@ class Session:
         self.interrupted = True
         chosen = self.search.result()
         networks = [] if chosen is None else [chosen.network]
-        if chosen is not None and all(chosen.network is not e.network for e in self.search.population_):
+        if chosen is not None and all(chosen.network is not e.network for e in self.search.kept):
             refresh_statistics(chosen.network, self.split.whole, self.training.batch_size)  # it was projected just now
         if self.search.best is not None:
             networks.append(self.search.best.network)

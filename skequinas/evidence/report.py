@@ -68,6 +68,8 @@ class LearnedSymmetry:
         Why less was considered than the user's group, if it was.
     n_batches : int or None, default=None
         On how many mini-batches the network that was asked had been trained.
+    averaged : bool, default=False
+        Whether the model has its symmetry from averaging an ordinary network over moved images, not by constraints.
     """
 
     search_group: str
@@ -84,6 +86,7 @@ class LearnedSymmetry:
     regression: bool = False
     remark: str = ""
     n_batches: int | None = None
+    averaged: bool = False
 
     @property
     def verdicts(self) -> dict[str, str]:
@@ -105,7 +108,12 @@ class LearnedSymmetry:
         return self.evidence is None or self.evidence["C1"].chance_p_value <= UNINFORMED
 
     def __str__(self) -> str:
-        return "\n".join([self._verdict(), *self._reasons(), self._doubt()])
+        lines = [self._verdict(), *self._reasons(), self._doubt()]
+        if self.averaged:
+            lines.append(
+                f"The model is an ordinary network, trained on images moved by {self.group} and averaged over them."
+            )
+        return "\n".join(lines)
 
     __repr__ = __str__
 

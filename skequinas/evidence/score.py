@@ -144,6 +144,11 @@ def score_test(
 def _score_test(
     network: EquivariantNetwork, data: DataPart, n_batches: int, n_moves: int, rng: np.random.RandomState
 ) -> ScoreTest:
+    if network.architecture.averaged is not None:
+        raise ValueError(
+            f"The model is an ordinary network averaged over {network.architecture.averaged}: it has no constraints, "
+            "which are what is tested. Fit one with averaging='none'."
+        )
     whole, names = network.architecture.symmetry, network.architecture.layer_names
     exact = set(pixel_elements(whole.group))
     symmetry = whole.group.generate(e for e in whole.elements if e in exact)

@@ -8,7 +8,7 @@ from skequinas.nn.networks import EquivariantNetwork, inherit, relax
 from skequinas.nn.norm import OrbitBatchNorm2d
 from skequinas.nn.pooling import CircularMask, SymmetricAvgPool2d
 from skequinas.nn.presets import default_architecture, paper_architecture, plain_architecture
-from skequinas.nn.transforms import RandomShifts, RandomTurns, transform_images, warp_images
+from skequinas.nn.transforms import RandomMoves, RandomShifts, RandomTurns, transform_images, warp_images
 
 __all__ = [
     "Architecture",
@@ -23,6 +23,7 @@ __all__ = [
     "MixedGroupConv2d",
     "OrbitBatchNorm2d",
     "PixelBasis",
+    "RandomMoves",
     "RandomShifts",
     "RandomTurns",
     "SymmetricAvgPool2d",

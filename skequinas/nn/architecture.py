@@ -7,7 +7,7 @@ from functools import cached_property, reduce
 from operator import and_, index
 from typing import Any
 
-from skequinas.groups import PointGroup, Subgroup, group_on_images, parse_group
+from skequinas.groups import PointGroup, Subgroup, group_on_images, parse_group, pixel_elements
 from skequinas.nn.bases import filter_basis
 from skequinas.nn.filters import kernel_space
 
@@ -54,6 +54,10 @@ class Architecture:
         every constraint, so they have none. Empty stands for no shortcuts.
     statistics : {"mean", "mean and maximum"}, default="mean"
         What the head is given of each channel of the last map.
+    averaged : Subgroup, str or None, default=None
+        In evaluation the outputs are averaged over the images moved by all elements of this subgroup, so that the
+        function is invariant to it whatever the constraints are. It must contain the intersection of these, and map the
+        pixel grid to itself. What the constraints have by themselves stands as None afterwards.
 
     Examples
     --------
@@ -78,6 +82,7 @@ class Architecture:
     circular_mask: bool | None = None
     shortcuts: tuple[int, ...] = ()
     statistics: str = "mean"
+    averaged: Subgroup | None = None
 
     def __post_init__(self) -> None:
         def put(name: str, value: object) -> None:
@@ -122,6 +127,22 @@ class Architecture:
             raise ValueError(f"statistics={self.statistics!r} must be one of {', '.join(map(repr, _STATISTICS))}.")
         put("shortcuts", tuple(index(s) for s in self.shortcuts or (0,) * n))
         self._check_shortcuts()
+        if self.averaged is not None:
+            put("averaged", self._checked_average(_parse_constraint(self.group, self.averaged)))
+
+    def _checked_average(self, averaged: Constraint) -> Subgroup | None:
+        """The subgroup to average over, or None where the constraints have it all."""
+        if isinstance(averaged, tuple) or not self.constrained_to <= averaged:
+            raise ValueError(
+                f"averaged={self.averaged} must be a subgroup of {self.group} that contains {self.constrained_to}, "
+                f"which all constraints ({', '.join(self.constraint_names)}) have in common."
+            )
+        if not set(averaged.elements) <= set(pixel_elements(self.group)):
+            raise ValueError(
+                f"averaged={averaged.name} has elements that do not map the pixel grid to itself. Take one of quarter "
+                "and half turns, and the mirrors in between."
+            )
+        return None if averaged == self.constrained_to else averaged
 
     def _check_shortcuts(self) -> None:
         if len(self.shortcuts) != len(self.fields):
@@ -157,7 +178,12 @@ class Architecture:
 
     @property
     def symmetry(self) -> Subgroup:
-        """The subgroup to which the network's function is invariant: the intersection of all constraints."""
+        """The subgroup to which the network's function is invariant."""
+        return self.constrained_to if self.averaged is None else self.averaged
+
+    @property
+    def constrained_to(self) -> Subgroup:
+        """The intersection of all constraints."""
         return reduce(and_, (h for c in self.constraints for h in _subgroups(c)))
 
     @property
@@ -173,6 +199,10 @@ class Architecture:
     def with_constraints(self, constraints: tuple[Constraint, ...]) -> Architecture:
         """The same shape with other constraints."""
         return replace(self, constraints=tuple(constraints))
+
+    def unconstrained(self, averaged: Subgroup | None = None) -> Architecture:
+        """The ordinary network of the same shape, whose outputs are averaged over a subgroup if one is given."""
+        return replace(self, constraints=(self.group.trivial,) * self.n_layers, averaged=averaged)
 
     def relaxed(self, layer: int, subgroup: Subgroup) -> Architecture:
         """The architecture with one layer relaxed to a subgroup of its constraint; the head is the last layer."""
@@ -222,6 +252,7 @@ class Architecture:
             "circular_mask": self.circular_mask,
             "shortcuts": list(self.shortcuts),
             "statistics": self.statistics,
+            "averaged": None if self.averaged is None else self.averaged.name,
         }
 
     @staticmethod
@@ -255,7 +286,7 @@ class Architecture:
 
     def __str__(self) -> str:
         *hidden, head = self.constraint_names
-        return f"{' '.join(hidden)} | {head}"
+        return f"{' '.join(hidden)} | {head}" + (f", averaged over {self.averaged}" if self.averaged else "")
 
 
 def _parse_constraint(group: PointGroup, constraint: Any) -> Constraint:

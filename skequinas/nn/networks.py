@@ -21,7 +21,16 @@ from skequinas.nn.architecture import Architecture
 from skequinas.nn.filters import kernel_space
 from skequinas.nn.layers import EquivariantConv2d, GroupConv2d, MixedGroupConv2d
 from skequinas.nn.norm import OrbitBatchNorm2d
-from skequinas.nn.pooling import CircularMask, MapStatistics, Shortcut, SymmetricAvgPool2d, add_fields, in_torch_alone
+from skequinas.nn.pooling import (
+    AveragedOverMoves,
+    CircularMask,
+    MapStatistics,
+    Shortcut,
+    SymmetricAvgPool2d,
+    add_fields,
+    in_torch_alone,
+    mean_over_moves,
+)
 
 __all__ = ["EquivariantNetwork", "inherit", "network_from_state", "relax", "undrawn"]
 
@@ -185,6 +194,13 @@ class EquivariantNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, in_channels, height, width) to (batch, n_outputs)."""
+        averaged = self.architecture.averaged
+        if self.training or averaged is None:
+            return self._once(x)
+        return mean_over_moves(self._once, x, averaged)
+
+    def _once(self, x: Tensor) -> Tensor:
+        """The outputs for images as they are."""
         x = self.mask(x)
         inputs: list[Tensor] = []
         for number, (block, length) in enumerate(zip(self.blocks, self.architecture.shortcuts, strict=True)):
@@ -240,6 +256,8 @@ class EquivariantNetwork(nn.Module):
                 stack.append(SymmetricAvgPool2d.plain(height, width))
                 height, width = (height + 1) // 2, (width + 1) // 2
         stack += self.head.folded()
+        if self.architecture.averaged is not None:
+            stack = [in_torch_alone(AveragedOverMoves(nn.Sequential(*stack), self.architecture.averaged))]
         return nn.Sequential(*stack).to(next(self.parameters()).device).eval().requires_grad_(False)
 
 
@@ -287,7 +305,8 @@ def inherit(parent: EquivariantNetwork, architecture: Architecture) -> Equivaria
     Each layer is relaxed where its new constraint is contained in the old one, which keeps its function, and
     otherwise projected onto the new constraint.
     """
-    if replace(architecture, constraints=()) != replace(parent.architecture, constraints=()):
+    free: dict[str, Any] = {"constraints": (), "averaged": None}
+    if replace(architecture, **free) != replace(parent.architecture, **free):
         raise ValueError(
             f"A network of {parent.architecture!r} cannot give its weights to {architecture!r}: other shape."
         )

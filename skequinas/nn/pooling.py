@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, symbolic_trace
 from torch.nn import functional as F
 
-from skequinas.nn.transforms import circular_mask
+from skequinas.groups import Subgroup
+from skequinas.nn.transforms import circular_mask, transform_images
 
-__all__ = ["CircularMask", "MapStatistics", "Shortcut", "SymmetricAvgPool2d", "add_fields", "in_torch_alone"]
+__all__ = [
+    "AveragedOverMoves",
+    "CircularMask",
+    "MapStatistics",
+    "Shortcut",
+    "SymmetricAvgPool2d",
+    "add_fields",
+    "in_torch_alone",
+    "mean_over_moves",
+]
 
 
 def add_fields(x: Tensor, shortcut: Tensor) -> None:
@@ -90,6 +102,33 @@ class SymmetricAvgPool2d(nn.Module):
         """(batch, channels, height, width) to (batch, channels, ceil(height / 2), ceil(width / 2))."""
         y: Tensor = self.plain(*x.shape[-2:])(x)
         return y
+
+
+def mean_over_moves(function: Callable[[Tensor], Tensor], images: Tensor, subgroup: Subgroup) -> Tensor:
+    """The outputs of a function, averaged over the images moved by every element of a subgroup."""
+    moved = (transform_images(images, subgroup.group, g) for g in subgroup.elements)
+    total: Tensor = sum(function(x.contiguous(memory_format=torch.channels_last)) for x in moved)  # type: ignore[assignment]
+    return total / subgroup.order
+
+
+class AveragedOverMoves(nn.Module):
+    """A network whose outputs are averaged over the images moved by every element of a subgroup.
+
+    Parameters
+    ----------
+    network : Module
+        From images (n, channels, height, width) to outputs (n, n_outputs).
+    subgroup : Subgroup
+        Of elements that map the pixel grid to itself.
+    """
+
+    def __init__(self, network: nn.Module, subgroup: Subgroup) -> None:
+        super().__init__()
+        self.network, self.subgroup = network, subgroup
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, channels, height, width) to (n, n_outputs)."""
+        return mean_over_moves(self.network, x, self.subgroup)
 
 
 def in_torch_alone(module: nn.Module) -> GraphModule:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from skequinas.groups import PointGroup, quarter_turns_and_flip
+from skequinas.groups import PointGroup, Subgroup, quarter_turns_and_flip
 
-__all__ = ["RandomShifts", "RandomTurns", "circular_mask", "transform_images", "warp_images"]
+__all__ = ["RandomMoves", "RandomShifts", "RandomTurns", "circular_mask", "transform_images", "warp_images"]
 
 
 def transform_images(images: Tensor, group: PointGroup, element: int, offset: float = 0.0) -> Tensor:
@@ -63,6 +63,30 @@ def warp_images(images: Tensor, matrices: Tensor) -> Tensor:
     back = (flip[:, None] * matrices.double().mT * flip).to(images)  # from output to input; rows run downwards
     grid = F.affine_grid(F.pad(back, (0, 1)), list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, mode="bicubic", padding_mode="border", align_corners=False)
+
+
+class RandomMoves:
+    """Move each image of a batch by a random element of a subgroup.
+
+    Parameters
+    ----------
+    subgroup : Subgroup
+        Of elements that map images of the shape to others of the shape.
+    seed : int
+        Everything random follows from it.
+    """
+
+    def __init__(self, subgroup: Subgroup, seed: int) -> None:
+        self.subgroup, self.generator = subgroup, torch.Generator().manual_seed(seed)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """(n, channels, height, width) to the same."""
+        drawn = torch.randint(self.subgroup.order, (len(images),), generator=self.generator).to(images.device)
+        moved = torch.empty_like(images)
+        for number, element in enumerate(self.subgroup.elements):
+            rows = (drawn == number).nonzero()[:, 0]
+            moved[rows] = transform_images(images[rows], self.subgroup.group, element)
+        return moved
 
 
 class RandomTurns:

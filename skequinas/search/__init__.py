@@ -1,9 +1,10 @@
 """Searches over the constraints of a network, and the loop that drives any of them. A file adds a strategy."""
 
-from skequinas.search.base import Evaluation, Proposal, Search, choose
+from skequinas.search.base import Search
 from skequinas.search.baselines import NoSearch, RandomSearch
 from skequinas.search.differentiable import DifferentiableSearch
 from skequinas.search.driver import run_search
+from skequinas.search.evaluation import Evaluation, Proposal, choose
 from skequinas.search.evolutionary import EvolutionarySearch
 from skequinas.search.registry import register_search, resolve_search
 

@@ -8,140 +8,23 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from os import PathLike
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 
 from skequinas.evidence.verdict import Evidence, evidence_from_json, largest_accepted
-from skequinas.groups import Subgroup
+from skequinas.groups import Subgroup, pixel_elements
 from skequinas.io.files import FileError, read_file, reading, write_file
 from skequinas.nn.architecture import Architecture
-from skequinas.nn.networks import EquivariantNetwork, network_from_state
 from skequinas.runtime.process import fitting_state
-from skequinas.training import SearchProgress, TrainingSettings, mean_with_error
+from skequinas.search.evaluation import Evaluation, Proposal, choose
+from skequinas.training import SearchProgress, TrainingSettings
 
-__all__ = ["Evaluation", "Proposal", "Search", "choose"]
-
-
-@dataclass(frozen=True)
-class Proposal:
-    """An architecture to train and evaluate.
-
-    Parameters
-    ----------
-    number : int
-        Counts the proposals of a search from 0.
-    parent : int or None
-        The number of the evaluation whose network it inherits the weights from.
-    generation : int
-    architecture : Architecture
-    epochs : float
-        How long to train it.
-    training : TrainingSettings
-    seed : int
-        For the mini-batches, the same for all proposals of a generation, and for the weights where there is no parent.
-    probe : bool, default=False
-        Whether to gather the evidence for and against every subgroup from it.
-    by_curve : bool, default=False
-        Whether ``epochs`` is the greatest length, and the held-out error decides how long the search's trainings are.
-    toward : Subgroup or None, default=None
-        To which subgroup relaxing its layers is to be tested, after the training, if it survives.
-    """
-
-    number: int
-    parent: int | None
-    generation: int
-    architecture: Architecture
-    epochs: float
-    training: TrainingSettings
-    seed: int
-    probe: bool = False
-    by_curve: bool = False
-    toward: Subgroup | None = None
-
-
-@dataclass(eq=False)
-class Evaluation:
-    """A trained proposal, with the loss and the error of every validation sample, and the evidence if it is a probe.
-
-    ``calls`` are the p-values of "relaxing this layer gains nothing", by the layer's number, once they are known;
-    ``share_history`` holds the shares of mixed layers in the course of the training. The samples may have weights, and
-    units of those that are not independent of each other.
-    """
-
-    proposal: Proposal
-    network: EquivariantNetwork
-    losses: NDArray[np.float64]
-    errors: NDArray[np.float64]
-    seconds: float
-    evidence: dict[str, Evidence] | None = None
-    weights: NDArray[np.float64] | None = None
-    calls: dict[int, float] | None = None
-    share_history: dict[str, dict[str, list[float]]] | None = None
-    units: NDArray[np.int64] | None = None
-
-    @property
-    def architecture(self) -> Architecture:
-        """The architecture that was proposed."""
-        return self.proposal.architecture
-
-    @property
-    def diverged(self) -> bool:
-        """Whether the training failed with a loss that is not finite."""
-        return not np.isfinite(self.losses).all()
-
-    @property
-    def error(self) -> float:
-        """The mean validation error."""
-        return mean_with_error(self.errors, self.weights)[0]
-
-    @property
-    def loss(self) -> float:
-        """The mean validation loss."""
-        return mean_with_error(self.losses, self.weights)[0]
-
-    def record(self) -> dict[str, Any]:
-        """One row of ``search_results_``."""
-        error, standard_error = mean_with_error(self.errors, self.weights, self.units)
-        return {
-            "candidate": self.proposal.number,
-            "parent": -1 if self.proposal.parent is None else self.proposal.parent,
-            "generation": self.proposal.generation,
-            "constraints": str(self.architecture),
-            "symmetry": self.architecture.symmetry.name,
-            "n_parameters": self.architecture.n_parameters,
-            "epochs": self.proposal.epochs,
-            "validation_score": 1.0 - error,
-            "validation_score_standard_error": standard_error,
-            "validation_loss": self.loss,
-            "seconds": self.seconds,
-        }
-
-
-def choose(evaluations: Sequence[Evaluation], tolerance: float = 1.0) -> Evaluation:
-    """The most symmetric candidate that is not worse than the best beyond doubt.
-
-    A candidate qualifies when its validation loss exceeds the lowest one by at most ``tolerance`` standard errors of
-    the difference, which is taken sample by sample (all candidates saw the same validation samples, so most of the
-    noise cancels). Among those the largest symmetry group wins, then the fewest parameters, then the loss. The loss is
-    compared, not the error, since it tells more about a few hundred samples.
-    """
-    sound = [e for e in evaluations if not e.diverged]
-    best = min(sound, key=lambda e: e.loss)
-
-    def qualifies(e: Evaluation) -> bool:
-        difference, standard_error = mean_with_error(e.losses - best.losses, e.weights, e.units)
-        return difference <= tolerance * standard_error
-
-    return min(
-        (e for e in sound if qualifies(e)),
-        key=lambda e: (-e.architecture.symmetry.order, e.architecture.n_parameters, e.loss),
-    )
+__all__ = ["Search"]
 
 
 class Search(BaseEstimator, ABC):
@@ -167,6 +50,7 @@ class Search(BaseEstimator, ABC):
         seed: int,
         *,
         by_curve: bool = False,
+        averaging: bool = False,
     ) -> Self:
         """Begin a search.
 
@@ -182,6 +66,10 @@ class Search(BaseEstimator, ABC):
         by_curve : bool, default=False
             Whether ``epochs`` is the greatest length of a full training, and a search whose first network is trained
             for as long finds out how much of it pays; ``epochs_`` is then that.
+        averaging : bool, default=False
+            Whether, once nothing else is left to try, the second way to the symmetry is tried too: the network without
+            constraints, trained on images moved at random by the symmetry of the result, its outputs averaged over the
+            moves. It is the result where its held-out loss is lower.
         """
         self._validate_params()
         self.check_start(architecture)
@@ -190,6 +78,8 @@ class Search(BaseEstimator, ABC):
         self.training_ = training
         self.seed_ = int(seed)
         self.by_curve_ = by_curve
+        self.averaging_ = averaging
+        self.ordinary_: Evaluation | None = None
         self.curve_share_ = 1.0  # of the greatest length, what the curve left of it
         self.generation_ = 0
         self.population_: list[Evaluation] = []
@@ -207,8 +97,20 @@ class Search(BaseEstimator, ABC):
         seed = int(self.rng("batches").integers(2**31))
         return [
             replace(p, number=len(self.records_) + i, generation=self.generation_, seed=seed)
-            for i, p in enumerate(self.propose())
+            for i, p in enumerate(self.propose() or self._second_way())
         ]
+
+    def _second_way(self) -> list[Proposal]:
+        """The ordinary network, averaged over the symmetry of the result, for as long as a full training."""
+        if not (self.averaging_ and self.gathers_evidence and self.population_):
+            return []
+        symmetry = choose(self.population_, self.tolerance).architecture.symmetry
+        if not set(symmetry.elements) <= set(pixel_elements(symmetry.group)):
+            return []
+        ordinary = self.architecture_.unconstrained(averaged=symmetry)
+        if str(ordinary) in {record["constraints"] for record in self.records_}:
+            return []
+        return [replace(self.proposal(ordinary, self.epochs_, self.training_), ordinary=True)]
 
     def tell(self, evaluations: Sequence[Evaluation]) -> None:
         """Take the evaluations of what was asked, in the same order."""
@@ -221,7 +123,11 @@ class Search(BaseEstimator, ABC):
         self.share_history_ = next((e.share_history for e in sound if e.share_history), self.share_history_)
         self.evidence_ = next((e.evidence for e in sound if e.evidence is not None), self.evidence_)
         self.best_ = self.best
-        self.population_ = self.survivors(sound)
+        ordinary = [e for e in evaluations if e.proposal.ordinary]
+        if ordinary:
+            self.ordinary_ = next((e for e in ordinary if not e.diverged), None)
+        else:
+            self.population_ = self.survivors(sound)
         self.pending_ = []
         self.generation_ += 1
 
@@ -241,10 +147,31 @@ class Search(BaseEstimator, ABC):
     def result(self) -> Evaluation | None:
         """The chosen candidate, the most symmetric within the tolerance of the best.
 
-        Before the first generation is over it comes from those that are ready; it is None without any.
+        Before the first generation is over it comes from those that are ready; it is None without any. The ordinary
+        network that is averaged over the same symmetry takes its place where its loss is lower.
         """
         candidates = self.population_ or self.survivors([e for e in self.pending_ if not e.diverged])
-        return choose(candidates, self.tolerance) if candidates else None
+        if not candidates:
+            return None
+        chosen = choose(candidates, self.tolerance)
+        for ordinary in self._second:
+            if ordinary.architecture.symmetry == chosen.architecture.symmetry and ordinary.loss < chosen.loss:
+                return ordinary
+        return chosen
+
+    @property
+    def _second(self) -> list[Evaluation]:
+        """The ordinary network, if it was tried."""
+        return [] if self.ordinary_ is None else [self.ordinary_]
+
+    @property
+    def kept(self) -> list[Evaluation]:
+        """The population, and the ordinary network, if it was tried."""
+        return [*self.population_, *self._second]
+
+    def full_cost(self) -> float:
+        """What `cost` tells, and what the second way takes."""
+        return self.cost() + float(self.averaging_ and self.gathers_evidence)
 
     def progress(self) -> SearchProgress:
         """Where the search stands, once a generation is over."""
@@ -263,6 +190,11 @@ class Search(BaseEstimator, ABC):
     def n_passes(self) -> int:
         """About how often all validation images go through a network, the evidence apart."""
         return 1
+
+    @property
+    def gathers_evidence(self) -> bool:
+        """Whether what the data say for and against symmetries leads to its result."""
+        return False
 
     @property
     def untested_(self) -> list[Evaluation]:
@@ -329,11 +261,11 @@ class Search(BaseEstimator, ABC):
     def to_state(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         """Settings and state as plain values and tensors."""
         tensors: dict[str, torch.Tensor] = {}
-        for e in self.population_:
-            prefix = f"{e.proposal.number}/"
-            tensors |= {f"{prefix}network/{k}": v for k, v in e.network.state_dict().items()}
-            own = {"losses": e.losses, "errors": e.errors, "weights": e.weights, "units": e.units}
-            tensors |= {f"{prefix}{name}": torch.from_numpy(v) for name, v in own.items() if v is not None}
+        rows = []
+        for e in self.kept:
+            row, own = e.to_state()
+            rows.append(row)
+            tensors |= {f"{e.proposal.number}/{name}": value for name, value in own.items()}
         state = {
             "search": type(self).__name__,
             "settings": self.get_params(),
@@ -348,17 +280,9 @@ class Search(BaseEstimator, ABC):
             "shares": self.shares_,
             "share_history": self.share_history_,
             "evidence": self.evidence_,
-            "population": [
-                {
-                    **vars(e.proposal),
-                    "architecture": e.architecture.to_dict(),
-                    "training": asdict(e.proposal.training),
-                    "toward": None if e.proposal.toward is None else e.proposal.toward.name,
-                    "seconds": e.seconds,
-                    "calls": None if e.calls is None else list(e.calls.items()),
-                }
-                for e in self.population_
-            ],
+            "population": rows[: len(self.population_)],
+            "averaging": self.averaging_,
+            "ordinary": rows[len(self.population_) :],
         }
         return state, tensors
 
@@ -368,33 +292,26 @@ class Search(BaseEstimator, ABC):
         search = cls(**state["settings"])
         architecture = Architecture.from_dict(state["architecture"])
         training = TrainingSettings(**state["training"])
-        search.start(architecture, state["epochs"], training, state["seed"], by_curve=state.get("by_curve", False))
+        search.start(
+            architecture,
+            state["epochs"],
+            training,
+            state["seed"],
+            by_curve=state.get("by_curve", False),
+            averaging=state.get("averaging", False),
+        )
         search.curve_share_ = state.get("curve_share", 1.0)
         for name in ("generation", "records", "shares", "share_history"):
             setattr(search, f"{name}_", state[name])
         if state["evidence"] is not None:
             search.evidence_ = evidence_from_json(state["evidence"], architecture.group)
-        for values in state["population"]:
-            values = dict(values)
-            seconds, calls = values.pop("seconds"), values.pop("calls")
-            values["architecture"] = Architecture.from_dict(values["architecture"])
-            if values["toward"] is not None:
-                values["toward"] = architecture.group.subgroup(values["toward"])
-            proposal = Proposal(**values | {"training": TrainingSettings(**values["training"])})
-            prefix = f"{proposal.number}/"
-            own = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-            state_dict = {k.removeprefix("network/"): t for k, t in own.items() if k.startswith("network/")}
-            network = network_from_state(proposal.architecture, state_dict)
-            search.population_.append(
-                Evaluation(
-                    proposal,
-                    network,
-                    own["losses"].numpy(),
-                    own["errors"].numpy(),
-                    seconds,
-                    weights=own["weights"].numpy() if "weights" in own else None,
-                    units=own["units"].numpy() if "units" in own else None,
-                    calls=None if calls is None else {int(layer): p_value for layer, p_value in calls},
-                )
+
+        def restored(values: dict[str, Any]) -> Evaluation:
+            prefix = f"{values['number']}/"
+            return Evaluation.from_state(
+                values, {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
             )
+
+        search.population_ = [restored(values) for values in state["population"]]
+        search.ordinary_ = next(map(restored, state.get("ordinary", [])), None)
         return search

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from skequinas.nn.architecture import Architecture
-from skequinas.search.base import Evaluation, Proposal, Search
+from skequinas.search.base import Search
+from skequinas.search.evaluation import Evaluation, Proposal
 from skequinas.search.evolutionary import EvolutionarySearch
 
 __all__ = ["NoSearch", "RandomSearch"]

@@ -12,7 +12,8 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from skequinas.groups import PointGroup, Subgroup
 from skequinas.nn.architecture import Architecture
 from skequinas.nn.layers import EquivariantConv2d, MixedGroupConv2d
-from skequinas.search.base import Evaluation, Proposal, Search
+from skequinas.search.base import Search
+from skequinas.search.evaluation import Evaluation, Proposal
 
 __all__ = ["DifferentiableSearch"]
 
@@ -118,6 +119,11 @@ class DifferentiableSearch(Search):
     def keeps_network(self) -> bool:
         """Whether the learned mixture itself is the result."""
         return not self.discretize
+
+    @property
+    def gathers_evidence(self) -> bool:
+        """Whether what the data say for and against symmetries leads to its result: if the mixture is not kept."""
+        return self.discretize
 
     def check_start(self, architecture: Architecture) -> None:
         """Refuse an architecture that is constrained to anything but the whole group."""

@@ -16,8 +16,10 @@ from skequinas.evidence.gradients import relaxation_p_values
 from skequinas.evidence.orbit import gather_evidence
 from skequinas.nn.networks import EquivariantNetwork, inherit
 from skequinas.runtime.process import fitting_state, kept_memory, torch_threads
-from skequinas.search.base import Evaluation, Proposal, Search
+from skequinas.search.base import Search
+from skequinas.search.evaluation import Evaluation, Proposal
 from skequinas.training import DataPart, DivergenceError, Monitor, evaluate, train
+from skequinas.training.augmentation import Moves
 from skequinas.training.curve import train_by_curve
 from skequinas.training.data import n_steps
 from skequinas.training.loop import refresh_statistics, remedy
@@ -165,6 +167,8 @@ def _evaluation(task: _Task, data: DataPart, validation: DataPart, stop: Callabl
 
     try:
         how: dict[str, Any] = {"seed": proposal.seed, "alpha_data": for_alphas, "on_step": on_step}
+        if proposal.ordinary:
+            how["augmentation"] = Moves(elements=proposal.architecture.averaged).start(proposal.seed)
         if proposal.by_curve:
             epochs = train_by_curve(network, data, proposal.training, proposal.epochs, unseen, **how)
             proposal = replace(proposal, epochs=epochs)

@@ -13,7 +13,8 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from skequinas.groups import Subgroup
 from skequinas.nn.architecture import Architecture
 from skequinas.nn.networks import inherit
-from skequinas.search.base import Evaluation, Proposal, Search, choose
+from skequinas.search.base import Search
+from skequinas.search.evaluation import Evaluation, Proposal, choose
 from skequinas.training import TrainingSettings
 
 __all__ = ["EvolutionarySearch", "pareto_front"]
@@ -167,6 +168,11 @@ class EvolutionarySearch(Search):
             proposal=replace(chosen.proposal, architecture=architecture, probe=False),
             network=inherit(chosen.network, architecture),
         )
+
+    @property
+    def gathers_evidence(self) -> bool:
+        """Whether what the data say for and against symmetries leads to its result: if it is guided."""
+        return self._is_guided
 
     @property
     def _is_guided(self) -> bool:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
-from skequinas.nn.transforms import RandomShifts, RandomTurns
+from skequinas.groups import Subgroup
+from skequinas.nn.transforms import RandomMoves, RandomShifts, RandomTurns
 from skequinas.training.data import DataPart, mean_with_error
 from skequinas.training.evaluation import evaluate
 
@@ -29,15 +30,20 @@ class Moves:
         Whether by any angle.
     mirrors : bool
         Whether every other is mirrored where images are turned.
+    elements : Subgroup or None
+        By which elements besides, one for each image; None or the trivial subgroup leaves them as they are.
     """
 
     shift: int = 0
     turns: bool = False
     mirrors: bool = False
+    elements: Subgroup | None = None
 
     def start(self, seed: int) -> Callable[[Tensor], Tensor] | None:
         """From a batch to a moved one, if there is anything to do; everything random follows from the seed."""
         steps: list[Callable[[Tensor], Tensor]] = []
+        if self.elements is not None and self.elements.order > 1:
+            steps.append(RandomMoves(self.elements, seed))
         if self.turns:
             steps.append(RandomTurns(self.mirrors, seed))
         if self.shift:
@@ -51,10 +57,12 @@ class Moves:
         return move if steps else None
 
     def __or__(self, other: Moves) -> Moves:
-        return Moves(max(self.shift, other.shift), self.turns or other.turns, self.mirrors or other.mirrors)
+        turns, mirrors = self.turns or other.turns, self.mirrors or other.mirrors
+        return Moves(max(self.shift, other.shift), turns, mirrors, self.elements or other.elements)
 
     def __str__(self) -> str:
-        words = ["turns by any angle" + ", and mirrors" * self.mirrors] * self.turns
+        words = [f"elements of {self.elements}"] if self.elements is not None and self.elements.order > 1 else []
+        words += ["turns by any angle" + ", and mirrors" * self.mirrors] * self.turns
         words += [f"shifts by up to {self.shift} pixel{'s' * (self.shift > 1)}"] * bool(self.shift)
         return "; ".join(words) or "nothing"
 

@@ -80,6 +80,11 @@ class EscnnNetwork(enn.SequentialModule):
     def __init__(self, architecture: Architecture) -> None:
         if architecture.is_mixed:
             raise ValueError("A network with mixed layers has no counterpart in escnn. Fit one with discretize=True.")
+        if architecture.averaged is not None:
+            raise ValueError(
+                f"A network averaged over {architecture.averaged} has no counterpart in escnn. Fit one with "
+                "averaging='none'."
+            )
         if architecture.basis != "harmonic" and max(architecture.kernel_sizes) > 1:
             raise ValueError(
                 f"basis={architecture.basis!r}: the kernels of escnn's R2Conv are rings with circular harmonics, among "

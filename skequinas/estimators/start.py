@@ -1,0 +1,69 @@
+"""Where a search begins: the architecture that the parameters ask for, and what they forbid each other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from skequinas.estimators.parameters import Parameters
+from skequinas.groups import PointGroup, parse_group
+from skequinas.nn.architecture import Architecture
+from skequinas.nn.presets import default_architecture, paper_architecture, plain_architecture
+from skequinas.search import Search
+from skequinas.training import DataPart
+
+__all__ = ["check_averaging", "initial_architecture"]
+
+
+def initial_architecture(
+    asked: Parameters, data: DataPart, group: PointGroup, *, n_outputs: int, n_samples: int, light: bool = False
+) -> Architecture:
+    """The architecture that parameters ask for, for these images."""
+    channels = data.images.shape[1]
+    height, width = data.images.shape[2:]
+    size = height if height == width else (height, width)
+    if asked.width is not None and asked.architecture != "auto":
+        raise ValueError(f"width={asked.width} goes with architecture='auto' only. Set one of the two.")
+    if isinstance(asked.architecture, Architecture):
+        given = asked.architecture
+        if given.group != group:
+            raise ValueError(
+                f"architecture has the search group {given.group}, but group={str(asked.group)!r}"
+                + (f", of which {group.name} can move these images. " if group != parse_group(asked.group) else ". ")
+                + f"Pass group={given.group.name!r} too."
+            )
+        if (given.image_size, given.in_channels, given.n_outputs) != (size, channels, n_outputs):
+            sides = given.image_shape
+            raise ValueError(
+                f"architecture is for {given.in_channels} channels of {sides[0]}x{sides[1]} pixels and "
+                f"{given.n_outputs} outputs; the data need {channels} channels of {height}x{width} pixels and "
+                f"{n_outputs} outputs."
+            )
+        for name, value in (("basis", asked.basis), ("circular_mask", asked.circular_mask)):
+            if value not in ("auto", getattr(given, name)):
+                raise ValueError(
+                    f"{name}={value!r}, but the architecture has {getattr(given, name)!r}. Leave {name}='auto'."
+                )
+        return given
+    mask = None if asked.circular_mask == "auto" else bool(asked.circular_mask)
+    options: dict[str, Any] = {"basis": asked.basis, "circular_mask": mask}
+    if asked.architecture != "auto":
+        make = paper_architecture if asked.architecture == "paper" else plain_architecture
+        return make(group, size, channels, n_outputs, **options)
+    options |= {"n_samples": n_samples, "device": data.images.device, "width": asked.width, "light": light}
+    return default_architecture(group, size, channels, n_outputs, **options)
+
+
+def check_averaging(averaging: str, search: Search, group: PointGroup) -> None:
+    """Refuse to average where there is nothing that could be."""
+    if averaging != "always":
+        return
+    if not group.acts_on_pixels:
+        raise ValueError(
+            f"averaging='always' needs a group that maps pixels to pixels, such as 'D4', and group={group.name!r} "
+            "interpolates. Take another group, or averaging='auto'."
+        )
+    if search.keeps_network:
+        raise ValueError(
+            f"averaging='always', but {search!r} makes the mixture that it learns the model. Set averaging='none', "
+            "or discretize=True."
+        )
