@@ -129,6 +129,11 @@ def score_test(
     True
     """
     check_witness(model)
+    if model.network_.architecture.averaged is not None:
+        raise ValueError(
+            f"The model is an ordinary network averaged over {model.network_.architecture.averaged}: it has no constraints, "
+            "which are what is tested. Fit one with averaging='none'."
+        )
     if n_batches < 2 or n_moves < 1:
         raise ValueError(f"n_batches={n_batches} must be at least 2, and n_moves={n_moves} at least 1.")
     with fitting_state():
@@ -144,11 +149,6 @@ def score_test(
 def _score_test(
     network: EquivariantNetwork, data: DataPart, n_batches: int, n_moves: int, rng: np.random.RandomState
 ) -> ScoreTest:
-    if network.architecture.averaged is not None:
-        raise ValueError(
-            f"The model is an ordinary network averaged over {network.architecture.averaged}: it has no constraints, "
-            "which are what is tested. Fit one with averaging='none'."
-        )
     whole, names = network.architecture.symmetry, network.architecture.layer_names
     exact = set(pixel_elements(whole.group))
     symmetry = whole.group.generate(e for e in whole.elements if e in exact)
