@@ -129,10 +129,11 @@ def score_test(
     True
     """
     check_witness(model)
-    if model.network_.architecture.averaged is not None:
+    averaged = model.network_.architecture.averaged
+    if averaged is not None:
         raise ValueError(
-            f"The model is an ordinary network averaged over {model.network_.architecture.averaged}: it has no constraints, "
-            "which are what is tested. Fit one with averaging='none'."
+            f"The model is an ordinary network averaged over {averaged}: it has no constraints, and these are tested. "
+            "Fit one with averaging='none'."
         )
     if n_batches < 2 or n_moves < 1:
         raise ValueError(f"n_batches={n_batches} must be at least 2, and n_moves={n_moves} at least 1.")
