@@ -1,26 +1,29 @@
 """Muon for constrained kernels beside AdamW: what a step costs, and what a training of the same length gives.
 
     python examples/benchmarks/optimizer.py --parts steps
-    python examples/benchmarks/optimizer.py --parts accuracy --data FILE.npz --train 1500 --lengths 0.25 1
+    python examples/benchmarks/optimizer.py --parts accuracy --data FILE.npz --train 500 1500 --lengths 0.25 1
 
 FILE holds ``X, y`` and perhaps ``split`` (0 for training images), or ``X_train, y_train``; without ``--data`` it is
 scikit-learn's digits. Networks are constrained to ``--group``, trained with ``search="none"`` on training images, and
-scored on 1,500 others of the training part. Lengths are shares of the default one. Seconds are of the process.
+scored on 1,500 others of the training part: accuracy, and with ``--balanced`` balanced accuracy of models whose classes
+all weigh alike; R2 with ``--regression``. Lengths are shares of the default one. Seconds are of the process.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.datasets import load_digits
+from sklearn.metrics import balanced_accuracy_score
 from torch import Tensor
 from torch.nn import functional as F
 
-from skequinas import EquivariantNASClassifier, PointGroup
+from skequinas import EquivariantNASClassifier, EquivariantNASRegressor, PointGroup
 from skequinas.nn import Architecture, EquivariantNetwork, default_architecture, paper_architecture
 from skequinas.training import Muon
 
@@ -65,7 +68,7 @@ def print_steps(n: int) -> None:
             print(f"{name:15} {own:6} passes {passes:7.1f} ms, AdamW {adamw:6.1f}, Muon {muon:6.1f}: {share:+.1f} %")
 
 
-def training_images(path: str | None) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
+def training_images(path: str | None, target: str) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
     if path is None:
         digits = load_digits()
         return digits.images, digits.target
@@ -73,24 +76,32 @@ def training_images(path: str | None) -> tuple[NDArray[np.generic], NDArray[np.g
         if "X_train" in file:
             return file["X_train"], file["y_train"]
         chosen = file["split"] == 0 if "split" in file else slice(None)
-        return file["X"][chosen], file["y"][chosen]
+        return file["X"][chosen], file[target][chosen]
 
 
 def print_accuracy(options: argparse.Namespace) -> None:
-    X, y = training_images(options.data)
+    X, y = training_images(options.data, options.target)
     rows = np.random.default_rng(options.seed).permutation(len(X))
-    n = min(options.train, 2 * len(X) // 3)
-    train, held_out = rows[:n], rows[n : n + 1500]
-    for length in options.lengths:
-        for optimizer in ("adamw", "muon"):
+    settings: dict[str, Any] = {"class_weight": "balanced"} if options.balanced else {}
+    for n in (min(n, 2 * len(X) // 3) for n in options.train):
+        train, held_out = rows[:n], rows[n : n + 1500]
+        for length in options.lengths:
             epochs = length * float(np.clip(round(32_000 / n), 4, 80))
-            model = EquivariantNASClassifier(
-                options.group, "none", optimizer=optimizer, max_epochs=epochs, random_state=options.seed
-            )
-            started = time.process_time()
-            score = model.fit(X[train], y[train]).score(X[held_out], y[held_out])
-            seconds = time.process_time() - started
-            print(f"{n} images, {epochs:5.1f} epochs, {optimizer:6} {score:.4f} in {seconds:.0f} s", flush=True)
+            for optimizer, rate in [*(("adamw", r) for r in options.adamw), *(("muon", r) for r in options.muon)]:
+                settings |= {"optimizer": optimizer, "learning_rate": rate, "max_epochs": epochs}
+                kind = EquivariantNASRegressor if options.regression else EquivariantNASClassifier
+                model = kind(options.group, "none", random_state=options.seed, **settings)
+                started = time.process_time()
+                model.fit(X[train], y[train])
+                seconds = time.process_time() - started
+                score = model.score(X[held_out], y[held_out])
+                if options.balanced:
+                    score = balanced_accuracy_score(y[held_out], model.predict(X[held_out]))
+                print(
+                    f"{options.data}, {n} images, {epochs:5.1f} epochs, {optimizer:6} {rate:g}: {score:.4f} in "
+                    f"{seconds:.0f} s",
+                    flush=True,
+                )
 
 
 def main() -> None:
@@ -98,7 +109,12 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=["steps", "accuracy"], default=["steps", "accuracy"])
     parser.add_argument("--rounds", type=int, default=5, help="steps that are timed")
     parser.add_argument("--data", help="an npz file; scikit-learn's digits without it")
-    parser.add_argument("--train", type=int, default=1500)
+    parser.add_argument("--target", default="y", help="name of the target in a file without X_train")
+    parser.add_argument("--regression", action="store_true")
+    parser.add_argument("--balanced", action="store_true", help="class_weight='balanced', and balanced accuracy")
+    parser.add_argument("--train", type=int, nargs="+", default=[1500])
+    parser.add_argument("--adamw", type=float, nargs="*", default=[0.005], help="rates of AdamW")
+    parser.add_argument("--muon", type=float, nargs="*", default=[0.005], help="rates of Muon, a sixth of its kernels'")
     parser.add_argument("--group", default="D4")
     parser.add_argument("--lengths", type=float, nargs="+", default=[0.25, 1.0])
     parser.add_argument("--seed", type=int, default=0)

@@ -36,10 +36,6 @@ _STEPS_WANTED = 100
 _COMPARED = 2000
 """From how many images, at most, the simplest models are made that a hurried one is compared with."""
 
-_FINAL_LENGTH = 2.0
-"""A final training in lengths that the curve of the search's first network found to pay: it has more images, which may
-be moved too, and what it gives is the model."""
-
 _SIDES_PER_SHIFT = 14
 """Pixels of a side for each pixel of a shift that training images may be moved by."""
 
@@ -253,7 +249,7 @@ class Session:
         assert self.validation is not None
         run_search(self.search, self.split.training, self.validation, self.monitor, n_jobs)
         if self.search.by_curve_:
-            self.epochs = min(self.epochs, _FINAL_LENGTH * self.search.epochs_)
+            self.epochs = self.search.final_epochs
         if self.monitor.out_of_time() and not self.search.population_:
             self._warn(
                 f"time_budget={budget:g} seconds ended the search before it had tried anything to its end: the "

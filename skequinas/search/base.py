@@ -26,6 +26,10 @@ from skequinas.training import SearchProgress, TrainingSettings
 
 __all__ = ["Search"]
 
+_FINAL_LENGTH = 2.0
+"""A final training in lengths that the curve of the search's first network found to pay: it has more images, which may
+be moved too, and what it gives is the model."""
+
 
 class Search(BaseEstimator, ABC):
     """Base of all searches: a state that is asked and told.
@@ -101,7 +105,10 @@ class Search(BaseEstimator, ABC):
         ]
 
     def _second_way(self) -> list[Proposal]:
-        """The ordinary network, averaged over the symmetry of the result, for as long as a full training."""
+        """The ordinary network, averaged over the symmetry of the result, trained for as long as the model will be.
+
+        It has to learn from moved images what constraints know, so it takes longer to be what it can be.
+        """
         if not (self.averaging_ and self.gathers_evidence and self.population_):
             return []
         symmetry = choose(self.population_, self.tolerance).architecture.symmetry
@@ -110,7 +117,12 @@ class Search(BaseEstimator, ABC):
         ordinary = self.architecture_.unconstrained(averaged=symmetry)
         if str(ordinary) in {record["constraints"] for record in self.records_}:
             return []
-        return [replace(self.proposal(ordinary, self.epochs_, self.training_), ordinary=True)]
+        return [replace(self.proposal(ordinary, self.final_epochs, self.training_), ordinary=True)]
+
+    @property
+    def final_epochs(self) -> float:
+        """How long to train the model: twice as long as was found to pay, and never longer than it may be."""
+        return min(self.epochs_ / self.curve_share_, _FINAL_LENGTH * self.epochs_) if self.by_curve_ else self.epochs_
 
     def tell(self, evaluations: Sequence[Evaluation]) -> None:
         """Take the evaluations of what was asked, in the same order."""
