@@ -73,7 +73,7 @@ class Search(BaseEstimator, ABC):
         averaging : bool, default=False
             Whether, once nothing else is left to try, the second way to the symmetry is tried too: the network without
             constraints, trained on images moved at random by the symmetry of the result, its outputs averaged over the
-            moves. It is the result where its held-out loss is lower.
+            moves. It is the result where its held-out loss is lower by more than the tolerance.
         """
         self._validate_params()
         self.check_start(architecture)
@@ -160,16 +160,14 @@ class Search(BaseEstimator, ABC):
         """The chosen candidate, the most symmetric within the tolerance of the best.
 
         Before the first generation is over it comes from those that are ready; it is None without any. The ordinary
-        network that is averaged over the same symmetry takes its place where its loss is lower.
+        network that is averaged over the same symmetry takes its place where it is better by more than the tolerance.
         """
         candidates = self.population_ or self.survivors([e for e in self.pending_ if not e.diverged])
         if not candidates:
             return None
         chosen = choose(candidates, self.tolerance)
-        for ordinary in self._second:
-            if ordinary.architecture.symmetry == chosen.architecture.symmetry and ordinary.loss < chosen.loss:
-                return ordinary
-        return chosen
+        same = [e for e in self._second if e.architecture.symmetry == chosen.architecture.symmetry]
+        return choose([chosen, *same], self.tolerance)
 
     @property
     def _second(self) -> list[Evaluation]:
