@@ -71,9 +71,9 @@ class Search(BaseEstimator, ABC):
             Whether ``epochs`` is the greatest length of a full training, and a search whose first network is trained
             for as long finds out how much of it pays; ``epochs_`` is then that.
         averaging : bool, default=False
-            Whether, once nothing else is left to try, the second way to the symmetry is tried too: the network without
-            constraints, trained on images moved at random by the symmetry of the result, its outputs averaged over the
-            moves. It is the result where its held-out loss is lower by more than the tolerance.
+            Whether, once nothing else is left to try, the second way to the symmetry that was found is tried too, if
+            there is any: the network without constraints, trained on images moved at random, its outputs averaged over
+            the moves. It is the result where its held-out loss is lower by more than the tolerance.
         """
         self._validate_params()
         self.check_start(architecture)
@@ -112,7 +112,7 @@ class Search(BaseEstimator, ABC):
         if not (self.averaging_ and self.gathers_evidence and self.population_):
             return []
         symmetry = choose(self.population_, self.tolerance).architecture.symmetry
-        if not set(symmetry.elements) <= set(pixel_elements(symmetry.group)):
+        if symmetry.order == 1 or not set(symmetry.elements) <= set(pixel_elements(symmetry.group)):
             return []
         ordinary = self.architecture_.unconstrained(averaged=symmetry)
         if str(ordinary) in {record["constraints"] for record in self.records_}:
