@@ -47,7 +47,7 @@ print(f"accuracy on test images: {model.score(X_test, y_test):.3f}")
 # %%
 # The verdict
 # -----------
-# ``learned_symmetry_`` prints three lines: the symmetry, the evidence for it, and what is left open.
+# ``learned_symmetry_`` prints the symmetry, the evidence for it, and what is left open.
 
 print(model.learned_symmetry_)
 

@@ -151,7 +151,7 @@ class BaseEquivariantNAS(ExportMixin, CallbackSupportMixin, BaseEstimator, Param
         )
         epochs = self.max_epochs or float(np.clip(round(32_000 / len(split.whole)), 4, 80))
 
-        check_averaging(self.averaging, search, prepared.group)
+        check_averaging(self, search, prepared.group)
         # small networks, and those that the user has chosen, stay as they are
         averaging = self.averaging == "auto" and self.architecture == "auto" and any(architecture.shortcuts)
         search.start(
@@ -167,7 +167,7 @@ class BaseEquivariantNAS(ExportMixin, CallbackSupportMixin, BaseEstimator, Param
         if earlier is not None:
             session.go_on(earlier.search_, self._for_training(earlier.network_))
         try:
-            with monitor.watching(session.n_batches(1 + search.cost())):
+            with monitor.watching(session.n_batches(1 + search.full_cost())):
                 session.search_symmetry(self.n_jobs)
                 session.train_finally(
                     self.early_stopping,
@@ -217,9 +217,9 @@ class BaseEquivariantNAS(ExportMixin, CallbackSupportMixin, BaseEstimator, Param
         self.search_ = search
         self.search_results_ = _columns(search.records_)
         group, averaged = self.architecture_.group, self.architecture_.averaged
-        n_measured = max(
-            2, session.n_measured // (1 if averaged is None else averaged.order)
-        )  # each takes as many passes
+        n_measured = session.n_measured
+        if averaged is not None:  # each image takes as many passes
+            n_measured = max(min(16, n_measured), n_measured // averaged.order)
         inputs = self.preprocessing_((split.validation or split.whole).images[:n_measured])
         measures = Measures.unknown(group)
         try:

@@ -92,8 +92,9 @@ class Parameters:
         (and there are any), and mirrors them, if under mirrors too; with ``search="none"`` and ``group="C1"``, an
         ordinary CNN, always. "group" moves them by random elements of the symmetry that was found (with
         ``search="none"``, of the whole group) and trains the network without any constraint: what many would do instead
-        of building a symmetry in. The search, which is to find out what the images look like, never moves any, nor is a
-        learned mixture (``discretize=False``) trained so.""",
+        of building a symmetry in. The search, which is to find out what the images look like, never moves any but
+        for the ordinary network that it may try in the end, nor is a learned mixture (``discretize=False``) trained
+        so.""",
     )
     averaging: str = _parameter(
         "auto",
@@ -253,9 +254,10 @@ learned_symmetry_ : LearnedSymmetry
 architecture_ : Architecture
     The chosen architecture.
 network_ : EquivariantNetwork
-    The constrained network.
+    The constrained network; or an ordinary one that is averaged over moves in evaluation.
 module_ : torch.nn.Sequential
-    The same function of preprocessed images in plain torch layers, with batch norm folded in.
+    The same function of preprocessed images in torch alone, with batch norm folded in: a stack of layers, around which
+    stands the average over moves if there is one.
 preprocessing_ : torch.nn.Module
     Standardises raw images.
 n_parameters_ : int

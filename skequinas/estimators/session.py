@@ -65,6 +65,7 @@ class Session:
         self._validation_is_unseen, self._stops_early = True, False
         self._hurried = self._skips_search = False  # with a time budget that is short
         self.interrupted = False
+        self._may_average = search.averaging_
         self.moves = Moves()  # what images of the final training are moved by
 
     def n_batches(self, trainings: float) -> int:
@@ -136,7 +137,7 @@ class Session:
         validation = self.split.validation
         if validation is None:
             return 0.0
-        each = pass_seconds * (self.search.n_passes() + order)
+        each = pass_seconds * (self.search.n_passes() + order * (2 if self.search.averaging_ else 1))
         n = int(np.clip(budget / 4 / each, _FEWEST, len(validation))) if each else len(validation)
         share = n / len(validation)
         self.validation = validation.sample(max(_FEWEST, round(share * validation.n_units)), self.seed)
@@ -224,9 +225,12 @@ class Session:
             replace(evaluation, network=copy.deepcopy(evaluation.network).to(device))
             for evaluation in earlier.population_
         ]
-        if earlier.ordinary_ is not None:
-            network_of_it = copy.deepcopy(earlier.ordinary_.network).to(device)
-            mine.ordinary_ = replace(earlier.ordinary_, network=network_of_it)
+        if self._may_average:
+            if earlier.ordinary_ is not None:
+                its_network = copy.deepcopy(earlier.ordinary_.network).to(device)
+                mine.ordinary_ = replace(earlier.ordinary_, network=its_network)
+            if self.validation is not None:
+                mine.evaluate_again(self.validation)
         self._earlier_network, self._parent = network, copy.deepcopy(network).to(device)
         self._validation_is_unseen = False
 
@@ -317,7 +321,13 @@ class Session:
         )
         n_steps_made = self.n_batches(epochs / self.epochs)
         if self.monitor.time_budget is not None and n_steps_made < _FEW_STEPS:
-            refresh_statistics(self.network, self.split.whole, self.training.batch_size, n_batches=n_steps_made)
+            refresh_statistics(
+                self.network,
+                self.split.whole,
+                self.training.batch_size,
+                n_batches=n_steps_made,
+                augmentation=self.moves.start(self.seed),
+            )
 
     def compare_with_simple_models(self) -> None:
         """Say so where the network learned less in its short time than the simplest models do."""

@@ -53,17 +53,16 @@ def initial_architecture(
     return default_architecture(group, size, channels, n_outputs, **options)
 
 
-def check_averaging(averaging: str, search: Search, group: PointGroup) -> None:
-    """Refuse to average where there is nothing that could be."""
-    if averaging != "always":
-        return
-    if not group.acts_on_pixels:
+def check_averaging(asked: Parameters, search: Search, group: PointGroup) -> None:
+    """Refuse an ordinary network where there is no place for one, and to average over what cannot be."""
+    if search.keeps_network and (asked.averaging == "always" or asked.augment == "group"):
+        name = "averaging='always'" if asked.averaging == "always" else "augment='group'"
+        raise ValueError(
+            f"{name} trains an ordinary network in the end, but {search!r} makes the mixture that it learns the model. "
+            "Set averaging='none' and augment='none', or discretize=True."
+        )
+    if asked.averaging == "always" and not group.acts_on_pixels:
         raise ValueError(
             f"averaging='always' needs a group that maps pixels to pixels, such as 'D4', and group={group.name!r} "
             "interpolates. Take another group, or averaging='auto'."
-        )
-    if search.keeps_network:
-        raise ValueError(
-            f"averaging='always', but {search!r} makes the mixture that it learns the model. Set averaging='none', "
-            "or discretize=True."
         )

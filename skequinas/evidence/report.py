@@ -1,4 +1,4 @@
-"""What was learned about the symmetry of a task: in three lines, in tables, as plain values."""
+"""What was learned about the symmetry of a task: in a few lines, in tables, as plain values."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ _FEW_BATCHES = 50
 
 @dataclass(frozen=True, eq=False)
 class LearnedSymmetry:
-    """The symmetry that a fitted model is constrained to, layer by layer, the evidence for it, and what was measured.
+    """The symmetry that a fitted model has, its layers' constraints, the evidence for it, and what was measured.
 
-    Printed, it is three lines: the symmetry, the evidence, and the doubt. `to_frame` and `to_dict` give everything;
+    Printed, it is three lines: the symmetry, the evidence, and the doubt; and a fourth one where the model has its
+    symmetry from averaging. `to_frame` and `to_dict` give everything;
     `SymmetryDisplay` draws it.
 
     Parameters
@@ -31,17 +32,18 @@ class LearnedSymmetry:
     search_group : str
         The group in which the search looked.
     group : str
-        The group to which the fitted function is constrained: its value for an image cannot change
-        under the elements of this group, but for those that the pixel grid cannot do exactly, such as turns by 45
-        degrees; how much it does then stands in ``measured_change``.
+        The group that leaves the fitted function alone, by constraints or by averaging: its value for an image cannot
+        change under the elements of this group, but for those that the pixel grid cannot do exactly, such as turns by
+        45 degrees; how much it does then stands in ``measured_change``.
     constraints : dict
         From the name of each layer ("layer 1", ..., "head") to the name of its constraint.
     measured_change : dict
         From the name of each element of the search group to how much the output changes when the images are moved by
         it, relative to how much it varies between images: root mean square over up to 512 of the images given to
-        ``fit``, those of the validation part where there is one. 0 is no change; about 1.4 is as different as another
-        image's output; NaN where an interruption left it unmeasured. Elements that the pixel grid cannot do exactly
-        move images by interpolation, whose traces count too.
+        ``fit`` (with averaging, over fewer: 512 divided by the order of the group), those of the validation part where
+        there is one. 0 is no change; about 1.4 is as different as another image's output; NaN where an interruption
+        left it unmeasured. Elements that the pixel grid cannot do exactly move images by interpolation, whose traces
+        count too.
     layer_weights : dict or None
         After a differentiable search: from the name of each layer to a dict with the learned share of every subgroup.
     evidence : dict or None

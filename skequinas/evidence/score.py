@@ -156,7 +156,8 @@ def _score_test(
     if symmetry.order == 1:
         raise ValueError(
             f"The model is constrained to {whole.name}, in which there is no quarter or half turn and no mirror that "
-            "maps the pixel grid to itself, so there is nothing to test. Fit one with search='none' and a larger group."
+            "maps the pixel grid to itself, so there is nothing to test. Fit one with search='none' and a larger "
+            "group, and without augment='group'."
         )
     grams = {
         name: _gram(unit_gradients(gradients), layer, symmetry)

@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator
 
-from skequinas.evidence.verdict import Evidence, evidence_from_json, largest_accepted
+from skequinas.evidence.verdict import UNINFORMED, Evidence, evidence_from_json, largest_accepted
 from skequinas.groups import Subgroup, pixel_elements
 from skequinas.io.files import FileError, read_file, reading, write_file
 from skequinas.nn.architecture import Architecture
 from skequinas.runtime.process import fitting_state
 from skequinas.search.evaluation import Evaluation, Proposal, choose
-from skequinas.training import SearchProgress, TrainingSettings
+from skequinas.training import DataPart, SearchProgress, TrainingSettings, evaluate
 
 __all__ = ["Search"]
 
@@ -45,6 +45,8 @@ class Search(BaseEstimator, ABC):
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {}
     tolerance: float = 1.0
     level: float = 0.01
+    averaging_: bool = False  # searches that were pickled before there was a second way have neither
+    ordinary_: Evaluation | None = None
 
     def start(
         self,
@@ -83,7 +85,7 @@ class Search(BaseEstimator, ABC):
         self.seed_ = int(seed)
         self.by_curve_ = by_curve
         self.averaging_ = averaging
-        self.ordinary_: Evaluation | None = None
+        self.ordinary_ = None
         self.curve_share_ = 1.0  # of the greatest length, what the curve left of it
         self.generation_ = 0
         self.population_: list[Evaluation] = []
@@ -109,7 +111,8 @@ class Search(BaseEstimator, ABC):
 
         It has to learn from moved images what constraints know, so it takes longer to be what it can be.
         """
-        if not (self.averaging_ and self.gathers_evidence and self.population_):
+        known = self.evidence_ is not None and self.evidence_["C1"].chance_p_value <= UNINFORMED
+        if not (self._may_average and known and self.population_):
             return []
         symmetry = choose(self.population_, self.tolerance).architecture.symmetry
         if symmetry.order == 1 or not set(symmetry.elements) <= set(pixel_elements(symmetry.group)):
@@ -140,8 +143,8 @@ class Search(BaseEstimator, ABC):
             self.ordinary_ = next((e for e in ordinary if not e.diverged), None)
         else:
             self.population_ = self.survivors(sound)
+            self.generation_ += 1
         self.pending_ = []
-        self.generation_ += 1
 
     @property
     def best(self) -> Evaluation | None:
@@ -179,9 +182,20 @@ class Search(BaseEstimator, ABC):
         """The population, and the ordinary network, if it was tried."""
         return [*self.population_, *self._second]
 
+    def evaluate_again(self, validation: DataPart) -> None:
+        """Evaluate what is kept on other held-out images, so that losses can be compared with those of new networks."""
+        for e in self.kept:
+            e.losses, e.errors = evaluate(e.network, validation)
+            e.weights, e.units = validation.sample_weights(), validation.units
+
     def full_cost(self) -> float:
-        """What `cost` tells, and what the second way takes."""
-        return self.cost() + float(self.averaging_ and self.gathers_evidence)
+        """What `cost` tells, and what the second way takes at most."""
+        return self.cost() + float(self._may_average)
+
+    @property
+    def _may_average(self) -> bool:
+        """Whether there may be a second way."""
+        return self.averaging_ and self.gathers_evidence and len(pixel_elements(self.architecture_.group)) > 1
 
     def progress(self) -> SearchProgress:
         """Where the search stands, once a generation is over."""
@@ -239,6 +253,11 @@ class Search(BaseEstimator, ABC):
 
     def check_start(self, architecture: Architecture) -> None:
         """Raise an error if the search cannot begin with this architecture."""
+        if architecture.averaged is not None:
+            raise ValueError(
+                f"architecture is averaged over {architecture.averaged}, and a search has to see what moves change. "
+                "Leave it out: with averaging='always' the model is averaged over what the search finds."
+            )
         if architecture.is_mixed:
             raise ValueError(f"architecture has mixed layers ({architecture}); a search begins with one subgroup each.")
 

@@ -180,11 +180,17 @@ def train(
 
 @torch.no_grad()
 def refresh_statistics(
-    network: nn.Module, data: DataPart, batch_size: int = 64, *, seed: int = 0, n_batches: int = 16
+    network: nn.Module,
+    data: DataPart,
+    batch_size: int = 64,
+    *,
+    seed: int = 0,
+    n_batches: int = 16,
+    augmentation: Callable[[Tensor], Tensor] | None = None,
 ) -> None:
     """Give all batch norms the statistics of data, as where kernels were projected and the old ones are of no use.
 
-    They are those of so many mini-batches at most, each counted alike.
+    They are those of so many mini-batches at most, each counted alike, moved as those of the training were.
     """
     norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     momenta, training = [m.momentum for m in norms], network.training
@@ -193,7 +199,8 @@ def refresh_statistics(
     for number in range(1, 1 + min(n_batches, batches_per_epoch(len(data), batch_size))):
         for m in norms:
             m.momentum = 1 / number
-        network(next(batches).inputs)
+        inputs = next(batches).inputs
+        network(inputs if augmentation is None else augmentation(inputs))
     for m, momentum in zip(norms, momenta, strict=True):
         m.momentum = momentum
     network.train(training)

@@ -1,0 +1,168 @@
+"""The second way in a search: when it is proposed, how it is trained, and when it is the result."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from skequinas.evidence.verdict import Evidence
+from skequinas.groups import PointGroup
+from skequinas.nn import Architecture, EquivariantNetwork, RandomMoves
+from skequinas.search import DifferentiableSearch, Evaluation, EvolutionarySearch, Proposal, Search, run_search
+from skequinas.training import CLASSIFICATION, DataPart, TrainingSettings
+
+D4 = PointGroup.from_name("D4")
+START = Architecture(D4, 9, 1, 2, (1, 1), (3, 3), (True, False), hidden=4)
+TRAINING = TrainingSettings(batch_size=8)
+
+
+def evidence_for(name: str, group: PointGroup = D4, chance: float = 0.005) -> dict[str, Evidence]:
+    """Evidence that rejects all symmetries but those of one subgroup."""
+    wanted = group.subgroup(name)
+    return {
+        h.name: Evidence(0.9, 0.01, *((0.0, 0.1, 0.6, 0.5) if h <= wanted else (1.0, 0.1, 0.001, 0.0001)), chance)
+        for h in group.subgroups
+    }
+
+
+def told(proposal: Proposal, losses: Sequence[float], symmetry: str = "C4", chance: float = 0.005) -> Evaluation:
+    """A made-up evaluation of a proposal with an untrained network."""
+    network = EquivariantNetwork(proposal.architecture, torch.Generator().manual_seed(proposal.number)).eval()
+    evidence = evidence_for(symmetry, proposal.architecture.group, chance)
+    probe = proposal.probe or proposal.architecture.is_mixed
+    values = np.array(losses, float)
+    return Evaluation(proposal, network, values, values, 0.0, evidence if probe else None, calls={})
+
+
+def drive(
+    search: Search, ordinary: Sequence[float] = (0.1, 0.2), *, symmetry: str = "C4", chance: float = 0.005
+) -> list[Proposal]:
+    """All proposals of a search, in order; constrained ones have a loss of about a half."""
+    seen: list[Proposal] = []
+    while proposals := search.ask():
+        assert len(seen) < 20, "the search does not end"
+        seen += proposals
+        search.tell([told(p, ordinary if p.ordinary else (0.5, 0.6), symmetry, chance) for p in proposals])
+    return seen
+
+
+def started(search: Search | None = None, *, averaging: bool = True, group: PointGroup = D4) -> Search:
+    start = START if group == D4 else Architecture(group, 9, 1, 2, (1, 1), (5, 5), (True, False), hidden=4)
+    search = EvolutionarySearch(1) if search is None else search
+    return search.start(start, 8.0, TRAINING, 0, by_curve=True, averaging=averaging)
+
+
+@pytest.mark.parametrize("search", [EvolutionarySearch(1), EvolutionarySearch(3), DifferentiableSearch()], ids=str)
+def test_it_comes_last_once_and_from_the_start(search: Search) -> None:
+    seen = drive(started(search))
+    assert [p.ordinary for p in seen] == [False] * (len(seen) - 1) + [True]
+    last = seen[-1]
+    assert (last.parent, last.probe, last.toward) == (None, False, None)
+    assert set(last.architecture.constraint_names) == {"C1"}
+    assert last.architecture.averaged == D4.subgroup("C4")
+    assert search.ask() == []
+    assert [record["constraints"] for record in search.records_][-1] == str(last.architecture)
+
+
+def test_without_it_nothing_else_is_different() -> None:
+    with_it, without = started(EvolutionarySearch(3)), started(EvolutionarySearch(3), averaging=False)
+    assert drive(with_it)[:-1] == drive(without)
+    assert with_it.generation_ == without.generation_
+    assert (with_it.full_cost() - with_it.cost(), without.full_cost() - without.cost()) == (1.0, 0.0)
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.25, 4.0), (0.75, 8.0), (1.0, 8.0)])
+def test_it_is_trained_for_as_long_as_the_model_will_be(share: float, expected: float) -> None:
+    search = started()
+    (probe,) = search.ask()
+    assert probe.by_curve
+    evaluation = told(probe, (0.5, 0.6))
+    evaluation.proposal = Proposal(**{**vars(probe), "epochs": 8.0 * share})
+    search.tell([evaluation])
+    assert search.final_epochs == expected
+    assert drive(search)[-1].epochs == expected
+
+
+@pytest.mark.parametrize(
+    ("symmetry", "group", "wanted"),
+    [("C1", "D4", False), ("D2(45)", "D4", True), ("C8", "D8", False), ("C4", "D8", True)],
+)
+def test_it_needs_a_symmetry_of_the_pixels(symmetry: str, group: str, wanted: bool) -> None:
+    search = started(group=PointGroup.from_name(group))
+    assert any(p.ordinary for p in drive(search, symmetry=symmetry)) == wanted
+
+
+def test_where_nothing_was_learned_it_is_not_tried() -> None:
+    assert not any(p.ordinary for p in drive(started(), chance=0.5))
+
+
+@pytest.mark.parametrize(
+    ("losses", "is_ordinary"),
+    [((0.1, 0.2), True), ((0.5, 0.6), False), ((0.7, 0.8), False), ((0.2, 0.88), False), ((np.inf, 0.1), False)],
+)
+def test_it_is_the_result_where_it_is_clearly_better(losses: tuple[float, float], is_ordinary: bool) -> None:
+    search = started()
+    drive(search, losses)
+    chosen = search.result()
+    assert chosen is not None
+    assert chosen.proposal.ordinary == is_ordinary
+    assert [e.proposal.ordinary for e in search.population_] == [False]
+
+
+def test_another_symmetry_is_not_compared_with() -> None:
+    search = started()
+    drive(search)
+    other = search.architecture_.unconstrained(D4.subgroup("D2(0)"))
+    assert search.ordinary_ is not None
+    search.ordinary_.proposal = Proposal(**{**vars(search.ordinary_.proposal), "architecture": other})
+    chosen = search.result()
+    assert chosen is not None
+    assert not chosen.proposal.ordinary
+
+
+def test_saved_and_loaded_it_is_still_the_result(tmp_path: Path) -> None:
+    search = started()
+    drive(search)
+    search.save(tmp_path / "search.safetensors")
+    again = EvolutionarySearch.load(tmp_path / "search.safetensors")
+    before, after = search.result(), again.result()
+    assert before is not None
+    assert after is not None
+    assert after.proposal == before.proposal
+    assert (again.averaging_, again.ask()) == (True, [])
+    x = torch.randn(3, 1, 9, 9)
+    assert torch.equal(after.network(x), before.network.eval()(x))
+
+
+@pytest.mark.parametrize("moved", [True, False])
+def test_its_images_are_moved_and_no_others(moved: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    original = RandomMoves.__call__
+
+    def spy(self: RandomMoves, images: Tensor) -> Tensor:
+        calls.append(str(self.subgroup))
+        return original(self, images)
+
+    monkeypatch.setattr(RandomMoves, "__call__", spy)
+    y = torch.arange(64) % 2  # stripes that quarter turns exchange; the two mirrors and half turns leave alone
+    stripes = torch.tensor([0.0, 1, 0, 0, 1, 0, 0, 1, 0]).expand(9, 9)
+    X = torch.stack([stripes if t else stripes.T for t in y])[:, None]
+    X = X + 0.3 * torch.randn(X.shape, generator=torch.Generator().manual_seed(0))
+    data, validation = (
+        DataPart(X[part], y[part], nn.Identity(), CLASSIFICATION) for part in (slice(0, 40), slice(40, 64))
+    )
+    search = EvolutionarySearch(1, level=0.001).start(START, 8.0, TRAINING, 0, averaging=moved)
+    run_search(search, data, validation)
+    tried = [r["symmetry"] for r in search.records_ if "averaged" in r["constraints"]]
+    assert set(calls) == set(tried)
+    assert len(tried) == moved
+
+
+def test_a_search_does_not_begin_with_a_network_that_is_averaged() -> None:
+    with pytest.raises(ValueError, match="averaged over D4.*averaging='always'"):
+        EvolutionarySearch().start(START.unconstrained(D4.whole), 1.0, TRAINING, 0)
