@@ -107,7 +107,10 @@ class Search(BaseEstimator, ABC):
         ]
 
     def _second_way(self) -> list[Proposal]:
-        """The ordinary network, averaged over the symmetry of the result, trained for as long as the first network."""
+        """The ordinary network, averaged over the symmetry of the result, trained for as long as the model will be.
+
+        It has to learn from moved images what constraints know, so it takes longer to be what it can be.
+        """
         known = self.evidence_ is not None and self.evidence_["C1"].chance_p_value <= UNINFORMED
         if not (self._may_average and known and self.population_):
             return []
@@ -117,7 +120,7 @@ class Search(BaseEstimator, ABC):
         ordinary = self.architecture_.unconstrained(averaged=symmetry)
         if str(ordinary) in {record["constraints"] for record in self.records_}:
             return []
-        return [replace(self.proposal(ordinary, self.epochs_, self.training_), ordinary=True)]
+        return [replace(self.proposal(ordinary, self.final_epochs, self.training_), ordinary=True)]
 
     @property
     def final_epochs(self) -> float:

@@ -76,16 +76,16 @@ def test_without_it_nothing_else_is_different() -> None:
     assert (with_it.full_cost() - with_it.cost(), without.full_cost() - without.cost()) == (1.0, 0.0)
 
 
-@pytest.mark.parametrize(("share", "final"), [(0.25, 4.0), (0.75, 8.0), (1.0, 8.0)])
-def test_it_is_trained_for_as_long_as_the_first_network(share: float, final: float) -> None:
+@pytest.mark.parametrize(("share", "expected"), [(0.25, 4.0), (0.75, 8.0), (1.0, 8.0)])
+def test_it_is_trained_for_as_long_as_the_model_will_be(share: float, expected: float) -> None:
     search = started()
     (probe,) = search.ask()
     assert probe.by_curve
     evaluation = told(probe, (0.5, 0.6))
     evaluation.proposal = Proposal(**{**vars(probe), "epochs": 8.0 * share})
     search.tell([evaluation])
-    assert search.final_epochs == final
-    assert drive(search)[-1].epochs == 8.0 * share
+    assert search.final_epochs == expected
+    assert drive(search)[-1].epochs == expected
 
 
 @pytest.mark.parametrize(
