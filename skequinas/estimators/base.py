@@ -151,6 +151,7 @@ class BaseEquivariantNAS(ExportMixin, CallbackSupportMixin, BaseEstimator, Param
         )
         epochs = self.max_epochs or float(np.clip(round(32_000 / len(split.whole)), 4, 80))
 
+        augment = "none" if prepared.is_padded and self.augment == "auto" else self.augment
         check_averaging(self, search, prepared.group)
         # small networks, and those that the user has chosen, stay as they are
         averaging = self.averaging == "auto" and self.architecture == "auto" and any(architecture.shortcuts)
@@ -161,6 +162,7 @@ class BaseEquivariantNAS(ExportMixin, CallbackSupportMixin, BaseEstimator, Param
             self._seed,
             by_curve=self.max_epochs is None,
             averaging=averaging and self.augment != "group",
+            augmented=augment == "auto",
         )
         session = Session(search, split, training, epochs, self._seed, monitor)
         session.shrink_to_budget(lighter if earlier is None else None)
@@ -172,7 +174,7 @@ class BaseEquivariantNAS(ExportMixin, CallbackSupportMixin, BaseEstimator, Param
                 session.train_finally(
                     self.early_stopping,
                     self.n_iter_no_change if self.early_stopping else None,
-                    augment="none" if prepared.is_padded and self.augment == "auto" else self.augment,
+                    augment=augment,
                     always_averaged=self.averaging == "always",
                 )
                 session.compare_with_simple_models()

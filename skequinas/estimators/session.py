@@ -17,7 +17,7 @@ from skequinas.nn.architecture import Architecture
 from skequinas.nn.networks import EquivariantNetwork
 from skequinas.search import Evaluation, NoSearch, Search, run_search
 from skequinas.training import DivergenceError, Monitor, Split, TrainingSettings, evaluate, mean_with_error, train
-from skequinas.training.augmentation import Moves, borne_moves
+from skequinas.training.augmentation import Moves, borne_moves, candidate_moves
 from skequinas.training.data import n_steps
 from skequinas.training.evaluation import simple_error
 from skequinas.training.loop import refresh_statistics
@@ -35,9 +35,6 @@ _STEPS_WANTED = 100
 
 _COMPARED = 2000
 """From how many images, at most, the simplest models are made that a hurried one is compared with."""
-
-_SIDES_PER_SHIFT = 14
-"""Pixels of a side for each pixel of a shift that training images may be moved by."""
 
 _LARGE = 10_000
 """Values in an image from which on a mini-batch takes long enough to be timed in part."""
@@ -226,9 +223,10 @@ class Session:
             for evaluation in earlier.population_
         ]
         if self._may_average:
-            if earlier.ordinary_ is not None:
-                its_network = copy.deepcopy(earlier.ordinary_.network).to(device)
-                mine.ordinary_ = replace(earlier.ordinary_, network=its_network)
+            for name in ("ordinary_", "again_"):
+                e = getattr(earlier, name)
+                setattr(mine, name, None if e is None else replace(e, network=copy.deepcopy(e.network).to(device)))
+            mine.settled_, mine.moves_ = earlier.settled_, earlier.moves_
             if self.validation is not None:
                 mine.evaluate_again(self.validation)
         self._earlier_network, self._parent = network, copy.deepcopy(network).to(device)
@@ -286,7 +284,7 @@ class Session:
         if augment == "continuous":
             self.moves = self._turns(architecture)
         elif augment == "auto":
-            self.moves = self._borne_moves(chosen)
+            self.moves = self._borne_moves(chosen) if self.search.moves_ is None else self.search.moves_
         if architecture.averaged is not None or augment == "group":
             self.moves |= Moves(elements=symmetry)
         self.monitor.log("images of the final training are moved at random by %s", self.moves)
@@ -362,11 +360,7 @@ class Session:
         """Shifts by a few pixels, and turns by any angle if the model has any; what held-out images bear."""
         if chosen is None or self.validation is None or self.monitor.out_of_time():
             return Moves()
-        architecture = chosen.architecture
-        symmetry, (height, width) = architecture.symmetry, architecture.image_shape
-        candidates = [Moves(shift=int(np.clip(round(min(height, width) / _SIDES_PER_SHIFT), 1, 4)))]
-        if symmetry.n_rotations > 2 and height == width:
-            candidates.append(Moves(turns=True, mirrors=symmetry.mirror is not None))
+        candidates = candidate_moves(chosen.architecture.symmetry, *chosen.architecture.image_shape)
         return borne_moves(chosen.network, self.validation, candidates, self.seed)
 
     def keep_best(self) -> bool:

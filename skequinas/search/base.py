@@ -23,6 +23,7 @@ from skequinas.nn.architecture import Architecture
 from skequinas.runtime.process import fitting_state
 from skequinas.search.evaluation import Evaluation, Proposal, choose
 from skequinas.training import DataPart, SearchProgress, TrainingSettings, evaluate
+from skequinas.training.augmentation import Moves
 
 __all__ = ["Search"]
 
@@ -45,8 +46,12 @@ class Search(BaseEstimator, ABC):
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {}
     tolerance: float = 1.0
     level: float = 0.01
-    averaging_: bool = False  # searches that were pickled before there was a second way have neither
+    averaging_: bool = False  # searches that were pickled before there was a second way have none of these
+    augmented_: bool = False
     ordinary_: Evaluation | None = None
+    again_: Evaluation | None = None
+    settled_: bool = False
+    moves_: Moves | None = None
 
     def start(
         self,
@@ -57,6 +62,7 @@ class Search(BaseEstimator, ABC):
         *,
         by_curve: bool = False,
         averaging: bool = False,
+        augmented: bool = False,
     ) -> Self:
         """Begin a search.
 
@@ -75,7 +81,11 @@ class Search(BaseEstimator, ABC):
         averaging : bool, default=False
             Whether, once nothing else is left to try, the second way to the symmetry that was found is tried too, if
             there is any: the network without constraints, trained on images moved at random, its outputs averaged over
-            the moves. It is the result where its held-out loss is lower by more than the tolerance.
+            the moves. It is the result where its held-out loss is lower by more than the tolerance, and so it is when
+            the network that was chosen is trained likewise.
+        augmented : bool, default=False
+            Whether images of the final training are moved by what held-out images bear; those of the second way are
+            moved by it too.
         """
         self._validate_params()
         self.check_start(architecture)
@@ -84,8 +94,9 @@ class Search(BaseEstimator, ABC):
         self.training_ = training
         self.seed_ = int(seed)
         self.by_curve_ = by_curve
-        self.averaging_ = averaging
-        self.ordinary_ = None
+        self.averaging_, self.augmented_ = averaging, augmented
+        self.ordinary_ = self.again_ = self.moves_ = None
+        self.settled_ = False  # between the two ways
         self.curve_share_ = 1.0  # of the greatest length, what the curve left of it
         self.generation_ = 0
         self.population_: list[Evaluation] = []
@@ -103,7 +114,7 @@ class Search(BaseEstimator, ABC):
         seed = int(self.rng("batches").integers(2**31))
         return [
             replace(p, number=len(self.records_) + i, generation=self.generation_, seed=seed)
-            for i, p in enumerate(self.propose() or self._second_way())
+            for i, p in enumerate(self.propose() or self._second_way() or self._comparison())
         ]
 
     def _second_way(self) -> list[Proposal]:
@@ -122,6 +133,14 @@ class Search(BaseEstimator, ABC):
             return []
         return [replace(self.proposal(ordinary, self.final_epochs, self.training_), ordinary=True)]
 
+    def _comparison(self) -> list[Proposal]:
+        """The chosen network again, where an ordinary one is about to take its place that was trained better."""
+        result = self.result()
+        if self.settled_ or result is None or result is not self.ordinary_:
+            return []
+        chosen = choose(self.population_, self.tolerance).architecture
+        return [replace(self.proposal(chosen, self.final_epochs, self.training_), again=True)]
+
     @property
     def final_epochs(self) -> float:
         """How long to train the model: twice as long as was found to pay, and never longer than it may be."""
@@ -138,9 +157,10 @@ class Search(BaseEstimator, ABC):
         self.share_history_ = next((e.share_history for e in sound if e.share_history), self.share_history_)
         self.evidence_ = next((e.evidence for e in sound if e.evidence is not None), self.evidence_)
         self.best_ = self.best
-        ordinary = [e for e in evaluations if e.proposal.ordinary]
-        if ordinary:
-            self.ordinary_ = next((e for e in ordinary if not e.diverged), None)
+        if any(e.proposal.like_the_model for e in evaluations):
+            self.ordinary_ = next((e for e in sound if e.proposal.ordinary), self.ordinary_)
+            self.again_ = next((e for e in sound if e.proposal.again), None)
+            self.settled_ = any(e.proposal.again for e in evaluations)
         else:
             self.population_ = self.survivors(sound)
             self.generation_ += 1
@@ -163,24 +183,24 @@ class Search(BaseEstimator, ABC):
         """The chosen candidate, the most symmetric within the tolerance of the best.
 
         Before the first generation is over it comes from those that are ready; it is None without any. The ordinary
-        network that is averaged over the same symmetry takes its place where it is better by more than the tolerance.
+        network that is averaged over the same symmetry takes its place where it is better by more than the tolerance:
+        than the candidate as the search trained it, and as the model is trained, once that is known.
         """
         candidates = self.population_ or self.survivors([e for e in self.pending_ if not e.diverged])
         if not candidates:
             return None
         chosen = choose(candidates, self.tolerance)
-        same = [e for e in self._second if e.architecture.symmetry == chosen.architecture.symmetry]
-        return choose([chosen, *same], self.tolerance)
-
-    @property
-    def _second(self) -> list[Evaluation]:
-        """The ordinary network, if it was tried."""
-        return [] if self.ordinary_ is None else [self.ordinary_]
+        if self.again_ is not None and self.again_.architecture == chosen.architecture:
+            chosen = self.again_
+        ordinary = self.ordinary_
+        if ordinary is None or ordinary.architecture.symmetry != chosen.architecture.symmetry:
+            return chosen
+        return choose([chosen, ordinary], self.tolerance)
 
     @property
     def kept(self) -> list[Evaluation]:
-        """The population, and the ordinary network, if it was tried."""
-        return [*self.population_, *self._second]
+        """The population, the ordinary network and the chosen one as it was compared with it, if they were tried."""
+        return [*self.population_, *(e for e in (self.ordinary_, self.again_) if e is not None)]
 
     def evaluate_again(self, validation: DataPart) -> None:
         """Evaluate what is kept on other held-out images, so that losses can be compared with those of new networks."""
@@ -189,8 +209,8 @@ class Search(BaseEstimator, ABC):
             e.weights, e.units = validation.sample_weights(), validation.units
 
     def full_cost(self) -> float:
-        """What `cost` tells, and what the second way takes at most."""
-        return self.cost() + float(self._may_average)
+        """What `cost` tells, and what the second way and its comparison with the first take at most."""
+        return self.cost() + 2.0 * self._may_average
 
     @property
     def _may_average(self) -> bool:
@@ -311,6 +331,9 @@ class Search(BaseEstimator, ABC):
             "evidence": self.evidence_,
             "population": rows[: len(self.population_)],
             "averaging": self.averaging_,
+            "augmented": self.augmented_,
+            "moves": None if self.moves_ is None else asdict(self.moves_),
+            "settled": self.settled_,
             "ordinary": rows[len(self.population_) :],
         }
         return state, tensors
@@ -328,7 +351,10 @@ class Search(BaseEstimator, ABC):
             state["seed"],
             by_curve=state.get("by_curve", False),
             averaging=state.get("averaging", False),
+            augmented=state.get("augmented", False),
         )
+        search.settled_, moves = state.get("settled", False), state.get("moves")
+        search.moves_ = None if moves is None else Moves(**moves)
         search.curve_share_ = state.get("curve_share", 1.0)
         for name in ("generation", "records", "shares", "share_history"):
             setattr(search, f"{name}_", state[name])
@@ -342,5 +368,6 @@ class Search(BaseEstimator, ABC):
             )
 
         search.population_ = [restored(values) for values in state["population"]]
-        search.ordinary_ = next(map(restored, state.get("ordinary", [])), None)
+        for e in map(restored, state.get("ordinary", [])):
+            setattr(search, "again_" if e.proposal.again else "ordinary_", e)
         return search

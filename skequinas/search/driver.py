@@ -19,7 +19,7 @@ from skequinas.runtime.process import fitting_state, kept_memory, torch_threads
 from skequinas.search.base import Search
 from skequinas.search.evaluation import Evaluation, Proposal
 from skequinas.training import DataPart, DivergenceError, Monitor, evaluate, train
-from skequinas.training.augmentation import Moves
+from skequinas.training.augmentation import Moves, borne_moves, candidate_moves
 from skequinas.training.curve import train_by_curve
 from skequinas.training.data import n_steps
 from skequinas.training.loop import refresh_statistics, remedy
@@ -67,8 +67,19 @@ def run_search(
         if not proposals:
             return
         parents = {e.proposal.number: e.network for e in search.population_}
+        if search.augmented_ and search.moves_ is None and any(p.like_the_model for p in proposals):
+            chosen = search.result()
+            assert chosen is not None
+            candidates = candidate_moves(chosen.architecture.symmetry, *chosen.architecture.image_shape)
+            search.moves_ = borne_moves(chosen.network, validation, candidates, search.seed_)
         tasks = [
-            _Task(p, None if p.parent is None else parents[p.parent], monitor.deadline, search.keeps_network)
+            _Task(
+                p,
+                None if p.parent is None else parents[p.parent],
+                monitor.deadline,
+                search.keeps_network,
+                replace(search.moves_ or Moves(), elements=p.architecture.averaged) if p.like_the_model else Moves(),
+            )
             for p in proposals
         ]
         search.pending_, cut_off = [], False
@@ -99,12 +110,16 @@ _INTERRUPTED = "interrupted"
 
 
 class _Task(NamedTuple):
-    """A proposal, the network that it inherits from, when to stop, and whether it is to be evaluated even so."""
+    """A proposal, the network that it inherits from, when to stop, and whether it is to be evaluated even so.
+
+    And what the images that it is trained on are moved by.
+    """
 
     proposal: Proposal
     parent: EquivariantNetwork | None
     deadline: float | None
     always: bool
+    moves: Moves
 
     @property
     def stage(self) -> CandidateStage:
@@ -167,8 +182,8 @@ def _evaluation(task: _Task, data: DataPart, validation: DataPart, stop: Callabl
 
     try:
         how: dict[str, Any] = {"seed": proposal.seed, "alpha_data": for_alphas, "on_step": on_step}
-        if proposal.ordinary:
-            how["augmentation"] = Moves(elements=proposal.architecture.averaged).start(proposal.seed)
+        if proposal.like_the_model:
+            how["augmentation"] = task.moves.start(proposal.seed)
         if proposal.by_curve:
             epochs = train_by_curve(network, data, proposal.training, proposal.epochs, unseen, **how)
             proposal = replace(proposal, epochs=epochs)

@@ -44,6 +44,8 @@ class Proposal:
         To which subgroup relaxing its layers is to be tested, after the training, if it survives.
     ordinary : bool, default=False
         Whether it is the second way to a symmetry: no constraints, images moved at random, outputs averaged.
+    again : bool, default=False
+        Whether it is the chosen network, trained anew as the model will be, to be compared with the second way.
     """
 
     number: int
@@ -57,6 +59,12 @@ class Proposal:
     by_curve: bool = False
     toward: Subgroup | None = None
     ordinary: bool = False
+    again: bool = False
+
+    @property
+    def like_the_model(self) -> bool:
+        """Whether it is trained as the model will be: as long, and on images that are moved likewise."""
+        return self.ordinary or self.again
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
+import numpy as np
 from torch import Tensor, nn
 
 from skequinas.groups import Subgroup
@@ -12,10 +13,13 @@ from skequinas.nn.transforms import RandomMoves, RandomShifts, RandomTurns
 from skequinas.training.data import DataPart, mean_with_error
 from skequinas.training.evaluation import evaluate
 
-__all__ = ["Moves", "borne_moves"]
+__all__ = ["Moves", "borne_moves", "candidate_moves"]
 
 _BORNE_RISE = 0.1
 """By what share of itself the loss may rise on images that are moved."""
+
+_SIDES_PER_SHIFT = 14
+"""Pixels of a side for each pixel of a shift that training images may be moved by."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,14 @@ class Moves:
         words += ["turns by any angle" + ", and mirrors" * self.mirrors] * self.turns
         words += [f"shifts by up to {self.shift} pixel{'s' * (self.shift > 1)}"] * bool(self.shift)
         return "; ".join(words) or "nothing"
+
+
+def candidate_moves(symmetry: Subgroup, height: int, width: int) -> list[Moves]:
+    """Shifts by a few pixels, and turns by any angle if the symmetry has more of them than half a turn."""
+    moves = [Moves(shift=int(np.clip(round(min(height, width) / _SIDES_PER_SHIFT), 1, 4)))]
+    if symmetry.n_rotations > 2 and height == width:
+        moves.append(Moves(turns=True, mirrors=symmetry.mirror is not None))
+    return moves
 
 
 def borne_moves(network: nn.Module, data: DataPart, candidates: Iterable[Moves], seed: int) -> Moves:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from skequinas.evidence.verdict import Evidence
 from skequinas.groups import PointGroup
 from skequinas.nn import Architecture, EquivariantNetwork, RandomMoves
-from skequinas.search import DifferentiableSearch, Evaluation, EvolutionarySearch, Proposal, Search, run_search
+from skequinas.search import DifferentiableSearch, Evaluation, EvolutionarySearch, Proposal, Search, driver, run_search
 from skequinas.training import CLASSIFICATION, DataPart, TrainingSettings
+from skequinas.training.augmentation import Moves
 
 D4 = PointGroup.from_name("D4")
 START = Architecture(D4, 9, 1, 2, (1, 1), (3, 3), (True, False), hidden=4)
@@ -40,14 +41,20 @@ def told(proposal: Proposal, losses: Sequence[float], symmetry: str = "C4", chan
 
 
 def drive(
-    search: Search, ordinary: Sequence[float] = (0.1, 0.2), *, symmetry: str = "C4", chance: float = 0.005
+    search: Search,
+    ordinary: Sequence[float] = (0.1, 0.2),
+    again: Sequence[float] = (0.5, 0.6),
+    *,
+    symmetry: str = "C4",
+    chance: float = 0.005,
 ) -> list[Proposal]:
     """All proposals of a search, in order; constrained ones have a loss of about a half."""
     seen: list[Proposal] = []
     while proposals := search.ask():
         assert len(seen) < 20, "the search does not end"
         seen += proposals
-        search.tell([told(p, ordinary if p.ordinary else (0.5, 0.6), symmetry, chance) for p in proposals])
+        losses = [ordinary if p.ordinary else again if p.again else (0.5, 0.6) for p in proposals]
+        search.tell([told(p, own, symmetry, chance) for p, own in zip(proposals, losses, strict=True)])
     return seen
 
 
@@ -59,7 +66,7 @@ def started(search: Search | None = None, *, averaging: bool = True, group: Poin
 
 @pytest.mark.parametrize("search", [EvolutionarySearch(1), EvolutionarySearch(3), DifferentiableSearch()], ids=str)
 def test_it_comes_last_once_and_from_the_start(search: Search) -> None:
-    seen = drive(started(search))
+    seen = drive(started(search), (0.7, 0.8))
     assert [p.ordinary for p in seen] == [False] * (len(seen) - 1) + [True]
     last = seen[-1]
     assert (last.parent, last.probe, last.toward) == (None, False, None)
@@ -71,9 +78,9 @@ def test_it_comes_last_once_and_from_the_start(search: Search) -> None:
 
 def test_without_it_nothing_else_is_different() -> None:
     with_it, without = started(EvolutionarySearch(3)), started(EvolutionarySearch(3), averaging=False)
-    assert drive(with_it)[:-1] == drive(without)
+    assert drive(with_it)[:-2] == drive(without)
     assert with_it.generation_ == without.generation_
-    assert (with_it.full_cost() - with_it.cost(), without.full_cost() - without.cost()) == (1.0, 0.0)
+    assert (with_it.full_cost() - with_it.cost(), without.full_cost() - without.cost()) == (2.0, 0.0)
 
 
 @pytest.mark.parametrize(("share", "expected"), [(0.25, 4.0), (0.75, 8.0), (1.0, 8.0)])
@@ -85,7 +92,7 @@ def test_it_is_trained_for_as_long_as_the_model_will_be(share: float, expected: 
     evaluation.proposal = Proposal(**{**vars(probe), "epochs": 8.0 * share})
     search.tell([evaluation])
     assert search.final_epochs == expected
-    assert drive(search)[-1].epochs == expected
+    assert [p.epochs for p in drive(search)[-2:]] == [expected, expected]
 
 
 @pytest.mark.parametrize(
@@ -114,6 +121,46 @@ def test_it_is_the_result_where_it_is_clearly_better(losses: tuple[float, float]
     assert [e.proposal.ordinary for e in search.population_] == [False]
 
 
+@pytest.mark.parametrize("search", [EvolutionarySearch(1), EvolutionarySearch(3), DifferentiableSearch()], ids=str)
+@pytest.mark.parametrize(
+    ("losses", "ordinary_wins"),
+    [((0.5, 0.6), True), ((0.05, 0.1), False), ((0.09, 0.22), False), ((np.nan, np.nan), True)],
+)
+def test_before_it_wins_the_chosen_network_is_trained_likewise(
+    search: Search, losses: tuple[float, float], ordinary_wins: bool
+) -> None:
+    seen = drive(started(search), (0.1, 0.2), losses)
+    ordinary, again = seen[-2:]
+    assert [p.like_the_model for p in seen] == [False] * (len(seen) - 2) + [True, True]
+    assert (ordinary.ordinary, again.again) == (True, True)
+    assert (again.parent, again.epochs, again.training) == (None, ordinary.epochs, ordinary.training)
+    assert again.architecture == search.population_[0].architecture
+    chosen = search.result()
+    assert chosen is not None
+    assert chosen.proposal.ordinary == ordinary_wins
+    assert chosen.proposal.again != ordinary_wins
+    assert (search.settled_, search.ask()) == (True, [])
+
+
+@pytest.mark.parametrize("ordinary", [(0.5, 0.6), (0.7, 0.8), (np.inf, 0.1)])
+def test_where_it_does_not_win_nothing_is_trained_again(ordinary: tuple[float, float]) -> None:
+    search = started()
+    assert not any(p.again for p in drive(search, ordinary))
+    assert search.again_ is None
+
+
+def test_a_search_saved_between_the_two_goes_on(tmp_path: Path) -> None:
+    search = started()
+    search.augmented_, search.moves_ = True, Moves(shift=2, turns=True)
+    while not search.ordinary_:
+        search.tell([told(p, (0.1, 0.2) if p.ordinary else (0.5, 0.6)) for p in search.ask()])
+    search.save(tmp_path / "search.safetensors")
+    again = EvolutionarySearch.load(tmp_path / "search.safetensors")
+    assert (again.augmented_, again.moves_) == (True, search.moves_)
+    assert again.ask() == search.ask()
+    assert [p.again for p in again.ask()] == [True]
+
+
 def test_another_symmetry_is_not_compared_with() -> None:
     search = started()
     drive(search)
@@ -139,6 +186,40 @@ def test_saved_and_loaded_it_is_still_the_result(tmp_path: Path) -> None:
     assert torch.equal(after.network(x), before.network.eval()(x))
 
 
+def stripes() -> tuple[DataPart, DataPart]:
+    """Data for training and validation whose two classes quarter turns exchange."""
+    y = torch.arange(64) % 2  # stripes that quarter turns exchange; the two mirrors and half turns leave alone
+    lines = torch.tensor([0.0, 1, 0, 0, 1, 0, 0, 1, 0]).expand(9, 9)
+    X = torch.stack([lines if t else lines.T for t in y])[:, None]
+    X = X + 0.3 * torch.randn(X.shape, generator=torch.Generator().manual_seed(0))
+    data, validation = (
+        DataPart(X[part], y[part], nn.Identity(), CLASSIFICATION) for part in (slice(0, 40), slice(40, 64))
+    )
+    return data, validation
+
+
+@pytest.mark.parametrize("augmented", [True, False])
+def test_both_are_trained_on_images_moved_as_those_of_the_model(
+    augmented: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started_with: list[Moves] = []
+    original = Moves.start
+
+    def spy(self: Moves, seed: int) -> Callable[[Tensor], Tensor] | None:
+        started_with.append(self)
+        return original(self, seed)
+
+    monkeypatch.setattr(driver, "borne_moves", lambda network, *_: Moves(shift=1))
+    monkeypatch.setattr(Search, "result", lambda self: self.ordinary_ or self.population_[0])
+    monkeypatch.setattr(Moves, "start", spy)
+    search = EvolutionarySearch(1, level=0.001).start(START, 8.0, TRAINING, 0, averaging=True, augmented=augmented)
+    run_search(search, *stripes())
+    symmetry = search.population_[0].architecture.symmetry
+    shift = 1 if augmented else 0
+    assert started_with == [Moves(shift, elements=symmetry), Moves(shift)]
+    assert search.moves_ == (Moves(shift=1) if augmented else None)
+
+
 @pytest.mark.parametrize("moved", [True, False])
 def test_its_images_are_moved_and_no_others(moved: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
@@ -149,13 +230,7 @@ def test_its_images_are_moved_and_no_others(moved: bool, monkeypatch: pytest.Mon
         return original(self, images)
 
     monkeypatch.setattr(RandomMoves, "__call__", spy)
-    y = torch.arange(64) % 2  # stripes that quarter turns exchange; the two mirrors and half turns leave alone
-    stripes = torch.tensor([0.0, 1, 0, 0, 1, 0, 0, 1, 0]).expand(9, 9)
-    X = torch.stack([stripes if t else stripes.T for t in y])[:, None]
-    X = X + 0.3 * torch.randn(X.shape, generator=torch.Generator().manual_seed(0))
-    data, validation = (
-        DataPart(X[part], y[part], nn.Identity(), CLASSIFICATION) for part in (slice(0, 40), slice(40, 64))
-    )
+    data, validation = stripes()
     search = EvolutionarySearch(1, level=0.001).start(START, 8.0, TRAINING, 0, averaging=moved)
     run_search(search, data, validation)
     tried = [r["symmetry"] for r in search.records_ if "averaged" in r["constraints"]]
