@@ -17,6 +17,8 @@ from skequinas import DifferentiableSearch, EquivariantNASClassifier, Evolutiona
 from skequinas.groups import PointGroup
 from skequinas.nn import Architecture, EquivariantNetwork, default_architecture
 from skequinas.nn.filters import orbit_tables
+from skequinas.nn.kernels.fused import FusedConvolution
+from skequinas.runtime.compiled import compiled
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -72,11 +74,35 @@ def architectures() -> dict[str, Architecture]:
 
 
 @pytest.mark.parametrize("name", architectures())
-def test_a_step_takes_one_convolution_for_each_layer(name: str) -> None:
+def test_a_step_takes_one_convolution_for_each_layer(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FusedConvolution, "takes", lambda *_: False)
     architecture = architectures()[name]
     operations = step(architecture).operations
     assert operations["convolution"] == len(architecture.fields)
     assert operations["convolution_backward"] == len(architecture.fields)
+
+
+@pytest.mark.skipif(compiled() is None, reason="no compiler built the kernels here")
+def test_compiled_kernels_take_the_place_of_all_but_the_lifting_convolution(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+
+    def spy(name: str) -> None:
+        original = getattr(FusedConvolution, name)
+
+        def spied(*arguments: Any, **options: Any) -> Tensor:
+            calls.append(name)
+            found: Tensor = original(*arguments, **options)
+            return found
+
+        monkeypatch.setattr(FusedConvolution, name, spied)
+
+    spy("convolve")
+    spy("correlate")
+    architecture = architectures()["constrained"]
+    operations = step(architecture).operations
+    hidden = len(architecture.fields) - 1
+    assert (calls.count("convolve"), calls.count("correlate")) == (2 * hidden, hidden)
+    assert operations["convolution"] == operations["convolution_backward"] == 1
 
 
 @pytest.mark.parametrize("name", architectures())

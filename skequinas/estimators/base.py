@@ -34,7 +34,7 @@ from skequinas.runtime.devices import resolve_device
 from skequinas.runtime.process import fitting_state, kept_memory, no_autocast, worker_threads
 from skequinas.search import NoSearch, resolve_search
 from skequinas.training import DataPart, Monitor, Objective, TrainingSettings
-from skequinas.training.evaluation import EVALUATION_BATCH
+from skequinas.training.evaluation import EVALUATION_BATCH, alone_or_not
 
 __all__ = ["BaseEquivariantNAS"]
 
@@ -289,11 +289,12 @@ class BaseEquivariantNAS(ExportMixin, CallbackSupportMixin, BaseEstimator, Param
         check_is_fitted(self)
         images = as_images(self._rows(X), self.image_shape_)
         device = self._prediction_device()
-        network = nn.Sequential(self.preprocessing_, self.module_)
+        network = nn.Sequential(self.preprocessing_, *self.module_)
         if device.type != "cpu":
             network = copy.deepcopy(network).to(device)
         with worker_threads(), no_autocast(), torch.inference_mode():
-            parts = [self._respond(network(x.to(device))) for x in images.split(EVALUATION_BATCH)]
+            respond = alone_or_not(network)
+            parts = [self._respond(respond(x.to(device))) for x in images.split(EVALUATION_BATCH)]
             outputs: NDArray[np.float64] = torch.cat(parts).double().cpu().numpy()
         if not np.isfinite(outputs).all():
             row = int(np.flatnonzero(~np.isfinite(outputs).all(axis=1))[0])

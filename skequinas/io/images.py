@@ -220,7 +220,11 @@ class Preprocessing(nn.Module):
         return self
 
     def forward(self, images: Tensor) -> Tensor:
-        """(n, channels, height, width) of any real type to the type that the module was given, float32 at first."""
-        double = torch.float64 in (images.dtype, self.like.dtype)
+        """(n, channels, height, width) of any real type to the type that the module was given, float32 at first.
+
+        On a CPU the arithmetic is that of float64, so that the same numbers in another type give the same bits.
+        """
+        exact = images.device.type == "cpu" and not torch.compiler.is_compiling()  # what is exported stays lean
+        double = exact or torch.float64 in (images.dtype, self.like.dtype)
         working = torch.float64 if double else torch.float32
         return ((images.to(working) - self.mean.to(working)) / self.std.to(working)).to(self.like.dtype)

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from skequinas.groups import Subgroup
 from skequinas.nn.filters import KernelSpace, OrbitTables, expand, kernel_space, mix, orbit_tables
+from skequinas.nn.kernels.fused import FusedConvolution, fused_convolution
 
 __all__ = ["EquivariantConv2d", "GroupConv2d", "MixedGroupConv2d"]
 
@@ -76,6 +77,8 @@ class EquivariantConv2d(nn.Module):
     by the same tables as the weights.
     """
 
+    _fused: FusedConvolution | None = None  # layers that were pickled before there was any have none
+
     def __init__(
         self,
         constraints: Sequence[Subgroup],
@@ -106,6 +109,7 @@ class EquivariantConv2d(nn.Module):
         if bias and regular_out:
             self.biases = _OrbitWeights([kernel_space(h, 1, False, True) for h in self.constraints], 1, out_fields)
         self.output_bias = nn.Parameter(torch.zeros(out_fields)) if bias and not regular_out else None
+        self._fused = fused_convolution(space) if len(self.constraints) == 1 else None
 
     def space(self, constraint: Subgroup) -> KernelSpace:
         """The space of this layer's kernels that are equivariant to a subgroup."""
@@ -132,10 +136,16 @@ class EquivariantConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve, with zero padding that keeps the size of the map."""
-        return F.conv2d(x, self.kernel(), self.offset(), padding=self.kernel_size // 2)
+        offset = self.offset()
+        if self._fused is None or not self._fused.takes(x, self.weights.weight):
+            return F.conv2d(x, self.kernel(), offset, padding=self.kernel_size // 2)
+        y = self._fused(x, self.weights.weight)
+        return y if offset is None else y + offset.reshape(-1, 1, 1)
 
     def without_offset(self, x: Tensor) -> Tensor:
         """Convolve, and leave the bias to the batch norm that follows, where it costs nothing."""
+        if self._fused is not None and self._fused.takes(x, self.weights.weight):
+            return self._fused(x, self.weights.weight)
         return F.conv2d(x, self.kernel(), padding=self.kernel_size // 2)
 
     def extra_repr(self) -> str:

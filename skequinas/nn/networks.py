@@ -27,7 +27,6 @@ from skequinas.nn.pooling import (
     MapStatistics,
     Shortcut,
     SymmetricAvgPool2d,
-    add_fields,
     in_torch_alone,
     mean_over_moves,
 )
@@ -59,10 +58,11 @@ class _Block(nn.Module):
         self.pool = SymmetricAvgPool2d() if pool else nn.Identity()
 
     def forward(self, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
-        y: Tensor = self.norm(self.conv.without_offset(x), self.conv.offset())
-        if shortcut is not None:
-            add_fields(y, shortcut)
-        pooled: Tensor = self.pool(y.relu_())
+        y = self.conv.without_offset(x)
+        # where windows do not overlap, the pass is one
+        halve = isinstance(self.pool, SymmetricAvgPool2d) and y.shape[2] % 2 == y.shape[3] % 2 == 0
+        y = self.norm.rectified(y, self.conv.offset(), shortcut, halve=halve)
+        pooled: Tensor = y if halve else self.pool(y)
         return pooled
 
     @torch.no_grad()

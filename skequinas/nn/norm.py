@@ -10,6 +10,9 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from skequinas.groups import PointGroup
+from skequinas.nn.kernels.normalization import normalize
+from skequinas.nn.pooling import add_fields
+from skequinas.runtime.compiled import compiled
 
 __all__ = ["OrbitBatchNorm2d"]
 
@@ -35,20 +38,46 @@ class OrbitBatchNorm2d(nn.BatchNorm2d):
 
     def forward(self, x: Tensor, offset: Tensor | None = None) -> Tensor:
         """Normalise ``(batch, fields * |G|, height, width)``, to whose channels an offset may be added before."""
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        assert self.momentum is not None
         order = self.group.order
         if not self.training:
+            assert self.running_mean is not None
+            assert self.running_var is not None
             slope = self.weight * (self.running_var + self.eps).rsqrt()
             slope, shift = _each(order, slope, self.bias - slope * self.running_mean)
             return _affine(x, slope, _shifted(shift, slope, offset))
         y: Tensor
         y, mean, var = _OrbitBatchNorm.apply(x, offset, self.weight, self.bias, order, self.eps)
+        self._keep(mean, var, x)
+        return y
+
+    def rectified(
+        self, x: Tensor, offset: Tensor | None = None, shortcut: Tensor | None = None, *, halve: bool = False
+    ) -> Tensor:
+        """Normalise, add a shortcut to the first channels, rectify, and, if asked, average blocks of 2x2 positions."""
+        kernels = compiled() if self.training and _is_plain(x, self.weight) else None
+        if kernels is not None:
+            y, mean, var = normalize(kernels, x, offset, self.weight, self.bias, shortcut, self.eps, halve=halve)
+            self._keep(mean, var, x)
+            return y
+        y = self(x, offset)
+        if shortcut is not None:
+            add_fields(y, shortcut)
+        y = y.relu_()
+        return F.avg_pool2d(y, 2) if halve else y
+
+    def _keep(self, mean: Tensor, var: Tensor, x: Tensor) -> None:
+        """Let the running statistics follow those of a mini-batch."""
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.momentum is not None
         n = x.numel() // self.num_features
         self.running_mean.lerp_(mean, self.momentum)
         self.running_var.lerp_(var * (n / (n - 1)), self.momentum)
-        return y
+
+
+def _is_plain(x: Tensor, weight: Tensor) -> bool:
+    """Whether all is in single precision and in main memory."""
+    return x.dtype == weight.dtype == torch.float32 and x.device.type == weight.device.type == "cpu"
 
 
 def _each(order: int, *values: Tensor) -> tuple[Tensor, ...]:

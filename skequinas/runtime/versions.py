@@ -8,6 +8,8 @@ from importlib.metadata import PackageNotFoundError, requires, version
 
 import torch
 
+from skequinas.runtime.compiled import compiled
+
 __all__ = ["show_versions"]
 
 _EXTRAS = ("matplotlib", "pandas", "polars", "onnx", "onnxscript", "onnxruntime", "escnn")
@@ -31,6 +33,8 @@ def show_versions() -> None:
     )
     lines += ["", "torch", f"  threads: {torch.get_num_threads()}", f"  CUDA: {cuda}"]
     lines += [f"  instructions: {torch.backends.cpu.get_cpu_capability()}"]
+    kernels = compiled()
+    lines += ["", f"Compiled kernels: {'none' if kernels is None else kernels.instructions}"]
     sys.stdout.write("\n".join(lines) + "\n")
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -15,7 +17,7 @@ from skequinas.nn.networks import EquivariantNetwork
 from skequinas.training.data import DataPart, mean_with_error
 from skequinas.training.objective import CLASSIFICATION
 
-__all__ = ["EVALUATION_BATCH", "evaluate", "frozen", "simple_error"]
+__all__ = ["EVALUATION_BATCH", "alone_or_not", "evaluate", "frozen", "simple_error"]
 
 EVALUATION_BATCH = 128
 """Images at once where nothing is trained: on a CPU more are slower, since their maps leave the cache."""
@@ -38,6 +40,25 @@ def frozen(network: nn.Module) -> nn.Module:
     """The network in eval mode, as plain layers where it can be: its kernels are expanded once."""
     network.eval()
     return network.to_plain() if isinstance(network, EquivariantNetwork) else network
+
+
+def alone_or_not(network: nn.Sequential) -> Callable[[Tensor], Tensor]:
+    """A plain network whose outputs for an image are the same, to about 1e-15, whatever images stand beside it.
+
+    torch convolves a single image by another algorithm than two or more, and how it multiplies by a dense layer depends
+    on the number of rows: in single precision the last digit or two. So there are always two images, and the dense
+    layers are done in double precision.
+    """
+    layers = list(network.children())
+    at = next((i for i, layer in enumerate(layers) if isinstance(layer, nn.Linear)), len(layers))
+    features, head = nn.Sequential(*layers[:at]), copy.deepcopy(nn.Sequential(*layers[at:])).double()
+
+    def respond(images: Tensor) -> Tensor:
+        found: Tensor = features(images if len(images) > 1 else torch.cat([images, images]))
+        outputs: Tensor = head(found[: len(images)].double())
+        return outputs
+
+    return respond
 
 
 def simple_error(training: DataPart, data: DataPart) -> float:

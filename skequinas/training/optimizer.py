@@ -19,7 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from skequinas.nn.blocks import kernel_blocks
+from skequinas.nn.kernels.muon import TurnedKernel, can_turn, turn
 from skequinas.nn.layers import EquivariantConv2d
+from skequinas.runtime.compiled import compiled
 
 __all__ = ["Muon", "polar_factor", "polar_factors"]
 
@@ -156,6 +158,16 @@ class Muon(torch.optim.AdamW):
                     "norms": torch.stack(_norms(self._parts([p], [p]))),
                 }
         grads = [p.grad for p in kernels if p.grad is not None]
+        fast = compiled()
+        if fast is not None:
+            state = [self.state[p] for p in kernels]
+            turned = [
+                TurnedKernel(p, grad, own["momentum_buffer"], own["norms"], self._spaces[p])
+                for p, grad, own in zip(kernels, grads, state, strict=True)
+            ]
+            if can_turn(turned):
+                turn(fast, turned, rate, momentum)
+                return
         momenta = [self.state[p]["momentum_buffer"] for p in kernels]
         torch._foreach_mul_(momenta, momentum)
         torch._foreach_add_(momenta, grads)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from skequinas.groups import PointGroup, Subgroup
 from skequinas.nn import Architecture, EquivariantNetwork, GroupConv2d, MixedGroupConv2d
+from skequinas.runtime.compiled import compiled
 from skequinas.training import CLASSIFICATION, DataPart, DivergenceError, TrainingSettings, optimizer, train
 from skequinas.training.optimizer import Muon, polar_factor, polar_factors
 
@@ -109,6 +110,52 @@ def test_a_step_turns_a_kernel_by_the_rate_and_keeps_its_norm() -> None:
         for p, old in zip(kernels, before, strict=True):
             assert 0.01 < float((p.detach() - old).norm() / old.norm()) <= 0.0201  # less by what was along the kernel
             assert float(p.detach().norm() / old.norm()) == pytest.approx(1, abs=1e-6)
+
+
+KERNELS = {
+    "lifting": lambda h: GroupConv2d(h, 3, 4, 3, regular_in=False),
+    "hidden": lambda h: GroupConv2d(h, 4, 3, 3),
+    "to more fields than a block may have": lambda h: GroupConv2d(h, 40, 40, 1),
+    "5x5": lambda h: GroupConv2d(h, 2, 5, 5),
+    "harmonic": lambda h: GroupConv2d(h, 2, 3, 5, basis="harmonic"),
+    "mixed": lambda h: MixedGroupConv2d((*h.subgroups,), 3, 2, 3),
+}
+
+
+@pytest.mark.skipif(compiled() is None, reason="no compiler built the kernels here")
+@pytest.mark.parametrize("kind", KERNELS)
+@pytest.mark.parametrize("subgroup", D4.subgroups, ids=str)
+def test_compiled_steps_are_those_of_torch(subgroup: Subgroup, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    fast = nn.Sequential(KERNELS[kind](subgroup), KERNELS["hidden"](subgroup))
+    slow = copy.deepcopy(fast).double()
+    one, other = Muon(fast), Muon(slow)
+    for _ in range(3):
+        for p, q in zip(fast.parameters(), slow.parameters(), strict=True):
+            p.grad = torch.randn_like(p)
+            q.grad = p.grad.double()
+        one.step()
+        other.step()
+    for p, q in zip(fast.parameters(), slow.parameters(), strict=True):
+        assert (p.double() - q).norm() <= 1e-5 * q.norm()
+
+
+@pytest.mark.skipif(compiled() is None, reason="no compiler built the kernels here")
+def test_compiled_steps_do_not_depend_on_the_number_of_threads() -> None:
+    found, before = [], torch.get_num_threads()
+    try:
+        for n in (1, 2, 5):
+            torch.set_num_threads(n)
+            torch.manual_seed(0)
+            network = nn.Sequential(*(make(D4.whole) for make in KERNELS.values()))
+            stepped = Muon(network)
+            for p in network.parameters():
+                p.grad = torch.randn_like(p)
+            stepped.step()
+            found.append(list(network.parameters()))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(p, q) for other in found[1:] for p, q in zip(found[0], other, strict=True))
 
 
 def test_every_part_of_a_mixture_takes_a_step_of_its_own() -> None:

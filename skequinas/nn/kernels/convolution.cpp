@@ -1,0 +1,583 @@
+// Convolutions whose kernels are constrained to a subgroup H of D4, in the Fourier basis of H. See fused.py for the
+// mathematics, and for the tables that come with a job. Plain pointers, no headers of torch or Python.
+//
+// Images lie in the lanes of vectors: LANES images are worked on at once, so that no loop depends on the number of
+// channels or on the width of a map. A UNIT is a few such batches of whole small maps, or a band of rows of large ones:
+//   fill      copies it, with its zero border, to a scratch [channel][row][column][lane];
+//   gather    reads the orbits of a few positions for every tap, and transforms each;
+//   multiply  them by the blocks of the kernel, one for each representation of H;
+//   restore   transforms back, and writes.
+// Results depend neither on the number of threads nor on which thread does what.
+
+#include "threads.h"
+#include "vectors.h"
+
+#include <algorithm>
+#include <cstring>
+
+#ifndef TILE
+#define TILE 6 // positions whose orbits are transformed at once; a multiple of COLUMNS
+#endif
+#ifndef CHUNK
+#define CHUNK 64 // positions over which the gradient of weights is summed before lanes are added up
+#endif
+#ifndef PAIRS
+#define PAIRS 12 // pairs of a tap and a field that it is computed for at once
+#endif
+#define SLOTS 8        // sums of gradients that are kept apart, whatever the number of threads
+#define SCRATCH 100000 // values of a unit, about
+
+namespace {
+
+// ---- Fourier transforms of orbits. The elements of H come as the rotations by increasing angle, then each of these
+// after one mirror. `pairs` are the representations of dimension 2, as `rows` rows of two entries each.
+
+struct Two { // C2, D1
+    static constexpr int order = 2, signs = 2, rows = 0;
+    static inline void forward(const V *z, V *o) {
+        o[0] = z[0] + z[1];
+        o[1] = z[0] - z[1];
+    }
+    static inline void inverse(const V *y, V *o) { forward(y, o); }
+};
+
+struct Four { // D2
+    static constexpr int order = 4, signs = 4, rows = 0;
+    static inline void forward(const V *z, V *o) {
+        V a = z[0] + z[1], b = z[0] - z[1], c = z[2] + z[3], d = z[2] - z[3];
+        o[0] = a + c;
+        o[1] = a - c;
+        o[2] = b + d;
+        o[3] = b - d;
+    }
+    static inline void inverse(const V *y, V *o) {
+        V a = y[0] + y[1], b = y[2] + y[3], c = y[0] - y[1], d = y[2] - y[3];
+        o[0] = a + b;
+        o[1] = a - b;
+        o[2] = c + d;
+        o[3] = c - d;
+    }
+};
+
+struct Turns { // C4: the pair is one of a complex number, and has one row
+    static constexpr int order = 4, signs = 2, rows = 1;
+    static inline void forward(const V *z, V *o) {
+        V a = z[0] + z[2], b = z[1] + z[3];
+        o[0] = a + b;
+        o[1] = a - b;
+        o[2] = z[0] - z[2];
+        o[3] = z[3] - z[1];
+    }
+    static inline void inverse(const V *y, V *o) {
+        V a = y[0] + y[1], b = y[0] - y[1];
+        o[0] = a + y[2];
+        o[2] = a - y[2];
+        o[1] = b - y[3];
+        o[3] = b + y[3];
+    }
+};
+
+struct Eight { // D4
+    static constexpr int order = 8, signs = 4, rows = 2;
+    static inline void forward(const V *z, V *o) {
+        V a = z[0] + z[2], b = z[1] + z[3], u = z[0] - z[2], v = z[1] - z[3];
+        V c = z[4] + z[6], d = z[5] + z[7], s = z[4] - z[6], t = z[5] - z[7];
+        V p = a + b, q = a - b, r = c + d, w = c - d;
+        o[0] = p + r;
+        o[1] = p - r;
+        o[2] = q + w;
+        o[3] = q - w;
+        o[4] = u + s;
+        o[5] = t - v;
+        o[6] = v + t;
+        o[7] = u - s;
+    }
+    static inline void inverse(const V *y, V *o) {
+        V a = y[0] + y[1], b = y[2] + y[3], c = y[0] - y[1], d = y[2] - y[3];
+        V p = a + b, q = a - b, r = c + d, w = c - d;
+        V u = y[4] + y[7], v = y[6] - y[5], s = y[4] - y[7], t = y[5] + y[6];
+        o[0] = p + u;
+        o[2] = p - u;
+        o[1] = q + v;
+        o[3] = q - v;
+        o[4] = r + s;
+        o[6] = r - s;
+        o[5] = w + t;
+        o[7] = w - t;
+    }
+};
+
+// ---- what is done, as Python says it
+
+struct Job {
+    int64_t kind;                     // 0 C2 or D1, 1 D2, 2 C4, 3 D4
+    int64_t images, height, width;    // of the maps
+    int64_t taps, half;               // taps of the kernel, and half of its side, rounded down
+    int64_t fields_in, fields_out;    // orbits of channels under H
+    int64_t channels_in, channels_out; // all of them
+    const int32_t *orbits_in;  // (fields_in, order): channels
+    const int32_t *orbits_out; // (fields_out, order)
+    const int32_t *steps;      // (taps, order, 2): from a position to where a moved tap reads, down and right
+    const float *x;            // (images, height, width, channels_in)
+    float *y;                  // (images, height, width, channels_out); for gradients of weights: what is given
+    const float *blocks;       // of the kernel, packed
+    float *gradient;           // (fields_out * fields_in * taps * order): that of weights
+    Threads threads;
+};
+
+// How many values the blocks of a kernel take, one after the other, packed in ROWS rows.
+template <class H> inline int64_t sign_size(const Job &job) {
+    return blocks_of(job.fields_out, ROWS) * ROWS * job.fields_in * job.taps;
+}
+template <class H> inline int64_t pair_size(const Job &job) {
+    return H::rows ? blocks_of(2 * job.fields_out, ROWS) * ROWS * 2 * job.fields_in * job.taps : 0;
+}
+
+// ---- units
+
+struct Unit {
+    int64_t first, batches; // of images, in steps of LANES
+    int64_t top, rows;
+};
+
+struct Plan {
+    int64_t batches, bands, batches_each, rows_each, n;
+    explicit Plan(const Job &job) {
+        int64_t row = (job.width + 2 * job.half) * job.channels_in;
+        batches = blocks_of(job.images, LANES);
+        rows_each = SCRATCH / row - 2 * job.half;
+        if (rows_each < 4)
+            rows_each = 4;
+        if (rows_each > job.height)
+            rows_each = job.height;
+        bands = blocks_of(job.height, rows_each);
+        rows_each = blocks_of(job.height, bands); // alike
+        bands = blocks_of(job.height, rows_each);
+        batches_each = bands > 1 ? 1 : CHUNK / (job.height * job.width);
+        if (batches_each > batches / 2)
+            batches_each = batches / 2; // at least two units, for two threads
+        if (batches_each < 1)
+            batches_each = 1;
+        n = blocks_of(batches, batches_each) * bands;
+    }
+    Unit unit(const Job &job, int64_t number) const {
+        int64_t first = number / bands * batches_each, top = number % bands * rows_each;
+        return {first, std::min(batches_each, batches - first), top, std::min(rows_each, job.height - top)};
+    }
+};
+
+// The scratch of a unit: [channel][batch][row][column][lane], with a border.
+struct Scratch {
+    int64_t width, rows, map, plane;
+    Scratch(const Job &job, const Unit &unit, int64_t half)
+        : width(job.width + 2 * half), rows(unit.rows + 2 * half), map(rows * width), plane(map * unit.batches) {}
+};
+
+// Copy what a unit reads of maps (images, height, width, channels) into the scratch.
+void fill(const Job &job, const Unit &unit, const Scratch &s, int64_t half, const float *x, int64_t channels, V *to) {
+    const int64_t pixel = channels, image = job.height * job.width * channels;
+    for (int64_t batch = 0; batch < unit.batches; batch++) {
+        const int64_t first = (unit.first + batch) * LANES, n = std::min<int64_t>(LANES, job.images - first);
+        for (int64_t row = 0; row < s.rows; row++) {
+            const int64_t source = unit.top + row - half;
+            V *line = to + batch * s.map + row * s.width;
+            if (source < 0 || source >= job.height) {
+                for (int64_t c = 0; c < channels; c++)
+                    std::memset(line + c * s.plane, 0, s.width * sizeof(V));
+                continue;
+            }
+            if (half)
+                for (int64_t c = 0; c < channels; c++) {
+                    std::memset(line + c * s.plane, 0, half * sizeof(V));
+                    std::memset(line + c * s.plane + s.width - half, 0, half * sizeof(V));
+                }
+            for (int64_t column = 0; column < job.width; column++) {
+                const float *from = x + first * image + (source * job.width + column) * pixel;
+                V *at = line + half + column;
+                int64_t c = 0;
+                for (; c + LANES <= channels; c += LANES) {
+                    V v[LANES];
+                    for (int i = 0; i < LANES; i++)
+                        v[i] = i < n ? load(from + i * image + c) : V{};
+                    transpose(v);
+                    for (int i = 0; i < LANES; i++)
+                        at[(c + i) * s.plane] = v[i];
+                }
+                for (; c < channels; c++) {
+                    V v{};
+                    for (int i = 0; i < n; i++)
+                        v[i] = from[i * image + c];
+                    at[c * s.plane] = v;
+                }
+            }
+        }
+    }
+}
+
+// Where the positions of a unit lie in a plane of the scratch.
+void place(const Job &job, const Unit &unit, const Scratch &s, int64_t half, int32_t *at) {
+    for (int64_t batch = 0; batch < unit.batches; batch++)
+        for (int64_t row = 0; row < unit.rows; row++)
+            for (int64_t column = 0; column < job.width; column++)
+                *at++ = int32_t(batch * s.map + (row + half) * s.width + column + half);
+}
+
+// ---- sums of products over positions
+
+// The sum of the lanes of each of LANES vectors.
+inline V totals(V *v) {
+    transpose(v);
+    for (int step = LANES / 2; step; step /= 2)
+        for (int i = 0; i < step; i++)
+            v[i] += v[i + step];
+    return v[0];
+}
+
+// d[row][k] += sum over columns and lanes of a[row][column] z[k][column]
+template <int M, int N>
+inline void correlate(const V *a, const V *z, int64_t columns, int64_t stride, float *d, int64_t d_stride) {
+    V sum[M][N] = {};
+    for (int64_t c = 0; c < columns; c++) {
+        V each[N];
+        for (int k = 0; k < N; k++)
+            each[k] = z[k * stride + c];
+#pragma GCC unroll 16
+        for (int r = 0; r < M; r++) {
+            V own = a[r * stride + c];
+#pragma GCC unroll 4
+            for (int k = 0; k < N; k++)
+                sum[r][k] += own * each[k];
+        }
+    }
+    V *all = &sum[0][0];
+    for (int first = 0; first < M * N; first += LANES) {
+        V some[LANES] = {};
+        for (int i = 0; i < LANES && first + i < M * N; i++)
+            some[i] = all[first + i];
+        const V found = totals(some);
+        for (int i = 0; i < LANES && first + i < M * N; i++)
+            d[(first + i) / N * d_stride + (first + i) % N] += found[i];
+    }
+}
+
+template <int M>
+void correlate_rows(const V *a, const V *z, int64_t n, int64_t columns, int64_t stride, float *d, int64_t d_stride) {
+    for (int64_t k = 0; k < n; k += 3)
+        switch (std::min<int64_t>(3, n - k)) {
+        case 1: correlate<M, 1>(a, z + k * stride, columns, stride, d + k, d_stride); break;
+        case 2: correlate<M, 2>(a, z + k * stride, columns, stride, d + k, d_stride); break;
+        default: correlate<M, 3>(a, z + k * stride, columns, stride, d + k, d_stride);
+        }
+}
+
+void correlate_all(
+    const V *a, int64_t m, const V *z, int64_t n, int64_t columns, int64_t stride, float *d, int64_t d_stride) {
+    int64_t r = 0;
+    for (; r + 4 <= m; r += 4)
+        correlate_rows<4>(a + r * stride, z, n, columns, stride, d + r * d_stride, d_stride);
+    for (; r < m; r++)
+        correlate_rows<1>(a + r * stride, z, n, columns, stride, d + r * d_stride, d_stride);
+}
+
+// ---- the convolution
+
+thread_local Memory scratch_memory, second_memory, gathered_memory, product_memory;
+thread_local std::vector<int32_t> positions;
+
+template <class H> void convolve_unit(const Job &job, const Unit &unit) {
+    constexpr int order = H::order, rows = H::rows, signs = H::signs;
+    const Scratch s(job, unit, job.half);
+    const int64_t n_positions = unit.batches * unit.rows * job.width, n = job.fields_in * job.taps;
+    const int64_t sign = sign_size<H>(job);
+    V *x = scratch_memory.at_least(s.plane * job.channels_in);
+    fill(job, unit, s, job.half, job.x, job.channels_in, x);
+    positions.resize(n_positions);
+    place(job, unit, s, job.half, positions.data());
+    std::vector<int64_t> steps(job.taps * order);
+    for (int64_t i = 0; i < job.taps * order; i++)
+        steps[i] = job.steps[2 * i] * s.width + job.steps[2 * i + 1];
+
+    // one representation after the other: [tap and field, and entry][row and position]
+    V *z = gathered_memory.at_least(n * (signs + 2 * rows * (rows ? 2 : 0)) * TILE + 16);
+    const int64_t padded = blocks_of(2 * job.fields_out, ROWS) * ROWS + ROWS;
+    V *y = product_memory.at_least((padded * (signs + 2) + job.channels_out + LANES) * TILE);
+    V *pair_y = y + signs * padded * TILE, *out = pair_y + padded * 2 * TILE;
+    V *pair_z = z + signs * n * TILE;
+    const int64_t image = job.height * job.width * job.channels_out, band = unit.rows * job.width;
+
+    for (int64_t first = 0; first < n_positions; first += TILE) {
+        const int64_t count = std::min<int64_t>(TILE, n_positions - first);
+        const int32_t *at = positions.data() + first;
+        for (int64_t field = 0; field < job.fields_in; field++) {
+            const V *plane[order];
+            for (int h = 0; h < order; h++)
+                plane[h] = x + job.orbits_in[field * order + h] * s.plane;
+            for (int64_t tap = 0; tap < job.taps; tap++) {
+                const V *source[order];
+                for (int h = 0; h < order; h++)
+                    source[h] = plane[h] + steps[tap * order + h];
+                const int64_t k = field * job.taps + tap;
+                for (int64_t t = 0; t < count; t++) {
+                    V orbit[order], o[order];
+                    for (int h = 0; h < order; h++)
+                        orbit[h] = source[h][at[t]];
+                    H::forward(orbit, o);
+                    for (int i = 0; i < signs; i++)
+                        z[(i * n + k) * TILE + t] = o[i];
+                    for (int a = 0; a < rows; a++)
+                        for (int b = 0; b < 2; b++)
+                            pair_z[(2 * k + b) * rows * TILE + a * count + t] = o[signs + 2 * a + b];
+                }
+            }
+        }
+        for (int i = 0; i < signs; i++)
+            multiply_all(job.blocks + i * sign, job.fields_out, z + i * n * TILE, n, count, TILE, y + i * padded * TILE);
+        if (rows)
+            multiply_all(job.blocks + signs * sign, 2 * job.fields_out, pair_z, 2 * n, rows * count, rows * TILE, pair_y);
+        for (int64_t field = 0; field < job.fields_out; field++) {
+            const int32_t *channel = job.orbits_out + field * order;
+            for (int64_t t = 0; t < count; t++) {
+                V o[order], orbit[order];
+                for (int i = 0; i < signs; i++)
+                    o[i] = y[(i * padded + field) * TILE + t];
+                for (int a = 0; a < rows; a++)
+                    for (int c = 0; c < 2; c++)
+                        o[signs + 2 * a + c] = pair_y[(2 * field + c) * rows * TILE + a * count + t];
+                H::inverse(o, orbit);
+                for (int h = 0; h < order; h++)
+                    out[channel[h] * TILE + t] = orbit[h];
+            }
+        }
+        for (int64_t t = 0; t < count; t++) {
+            const int64_t position = first + t, batch = position / band, rest = position % band;
+            const int64_t start = (unit.first + batch) * LANES, n_images = std::min<int64_t>(LANES, job.images - start);
+            float *to = job.y + start * image + (unit.top * job.width + rest) * job.channels_out;
+            int64_t c = 0;
+            for (; c + LANES <= job.channels_out; c += LANES) {
+                V v[LANES];
+                for (int i = 0; i < LANES; i++)
+                    v[i] = out[(c + i) * TILE + t];
+                transpose(v);
+                for (int i = 0; i < n_images; i++)
+                    store(to + i * image + c, v[i]);
+            }
+            for (; c < job.channels_out; c++)
+                for (int i = 0; i < n_images; i++)
+                    to[i * image + c] = out[c * TILE + t][i];
+        }
+    }
+}
+
+// ---- the gradient of the weights: in each slot, the sums over its units for every pair of fields, tap and entry
+
+// As the blocks of a kernel, but [row][tap and field, and entry], and not padded.
+template <class H> int64_t slot_size(const Job &job) {
+    return job.fields_out * job.fields_in * job.taps * (H::signs + (H::rows ? 4 : 0));
+}
+
+template <class H> void correlate_unit(const Job &job, const Unit &unit, float *slot) {
+    constexpr int order = H::order, rows = H::rows, signs = H::signs;
+    const Scratch s(job, unit, job.half), plain(job, unit, 0);
+    const int64_t n_positions = unit.batches * unit.rows * job.width, n = job.fields_in * job.taps, m = job.fields_out;
+    V *x = scratch_memory.at_least(s.plane * job.channels_in);
+    fill(job, unit, s, job.half, job.x, job.channels_in, x);
+    V *dy = second_memory.at_least(plain.plane * job.channels_out);
+    fill(job, unit, plain, 0, job.y, job.channels_out, dy);
+    positions.resize(n_positions);
+    place(job, unit, s, job.half, positions.data());
+    std::vector<int64_t> steps(job.taps * order);
+    for (int64_t i = 0; i < job.taps * order; i++)
+        steps[i] = job.steps[2 * i] * s.width + job.steps[2 * i + 1];
+
+    constexpr int pair_columns = rows ? rows : 1;
+    V *z = gathered_memory.at_least(PAIRS * (signs + 2 * pair_columns) * CHUNK);
+    V *a = product_memory.at_least(m * (signs + 2 * pair_columns) * CHUNK);
+    V *pair_z = z + signs * PAIRS * CHUNK, *pair_a = a + signs * m * CHUNK;
+    for (int64_t first = 0; first < n_positions; first += CHUNK) {
+        const int64_t count = std::min<int64_t>(CHUNK, n_positions - first);
+        const int32_t *at = positions.data() + first;
+        for (int64_t field = 0; field < m; field++) {
+            const V *plane[order];
+            for (int h = 0; h < order; h++)
+                plane[h] = dy + job.orbits_out[field * order + h] * plain.plane + first;
+            for (int64_t t = 0; t < count; t++) {
+                V orbit[order], o[order];
+                for (int h = 0; h < order; h++)
+                    orbit[h] = plane[h][t];
+                H::forward(orbit, o);
+                for (int i = 0; i < signs; i++)
+                    a[(i * m + field) * CHUNK + t] = o[i];
+                for (int r = 0; r < rows; r++)
+                    for (int c = 0; c < 2; c++)
+                        pair_a[(2 * field + c) * rows * CHUNK + r * count + t] = o[signs + 2 * r + c];
+            }
+        }
+        for (int64_t k = 0; k < n; k += PAIRS) {
+            const int64_t pairs = std::min<int64_t>(PAIRS, n - k);
+            for (int64_t p = 0; p < pairs; p++) {
+                const int64_t field = (k + p) / job.taps, tap = (k + p) % job.taps;
+                const V *source[order];
+                for (int h = 0; h < order; h++)
+                    source[h] = x + job.orbits_in[field * order + h] * s.plane + steps[tap * order + h];
+                for (int64_t t = 0; t < count; t++) {
+                    V orbit[order], o[order];
+                    for (int h = 0; h < order; h++)
+                        orbit[h] = source[h][at[t]];
+                    H::forward(orbit, o);
+                    for (int i = 0; i < signs; i++)
+                        z[(i * PAIRS + p) * CHUNK + t] = o[i];
+                    for (int r = 0; r < rows; r++)
+                        for (int b = 0; b < 2; b++)
+                            pair_z[(2 * p + b) * rows * CHUNK + r * count + t] = o[signs + 2 * r + b];
+                }
+            }
+            for (int i = 0; i < signs; i++)
+                correlate_all(a + i * m * CHUNK, m, z + i * PAIRS * CHUNK, pairs, count, CHUNK, slot + i * m * n + k, n);
+            if (rows)
+                correlate_all(pair_a, 2 * m, pair_z, 2 * pairs, rows * count, rows * CHUNK, slot + signs * m * n + 2 * k,
+                              2 * n);
+        }
+    }
+}
+
+// From the sums of all slots to the gradient (fields_out, fields_in, taps, order).
+template <class H> void gather_slots(const Job &job, const float *slots) {
+    constexpr int order = H::order, signs = H::signs;
+    const int64_t n = job.fields_in * job.taps, m = job.fields_out, size = slot_size<H>(job);
+    for (int64_t row = 0; row < m; row++)
+        for (int64_t k = 0; k < n; k++) {
+            V o[8] = {}, orbit[8];
+            for (int slot = 0; slot < SLOTS; slot++) {
+                const float *own = slots + slot * size;
+                for (int i = 0; i < signs; i++)
+                    o[i][0] += own[(i * m + row) * n + k] * (1.0f / order);
+                if (H::rows) {
+                    const float *pair = own + signs * m * n;
+                    float e[2][2];
+                    for (int c = 0; c < 2; c++)
+                        for (int b = 0; b < 2; b++)
+                            e[c][b] = pair[(2 * row + c) * 2 * n + 2 * k + b] * (2.0f / order);
+                    if (H::rows == 2) {
+                        o[4][0] += e[0][0];
+                        o[5][0] += e[0][1];
+                        o[6][0] += e[1][0];
+                        o[7][0] += e[1][1];
+                    } else {
+                        o[2][0] += e[0][0] + e[1][1];
+                        o[3][0] += e[0][1] - e[1][0];
+                    }
+                }
+            }
+            H::inverse(o, orbit);
+            for (int h = 0; h < order; h++)
+                job.gradient[(row * n + k) * order + h] = orbit[h][0];
+        }
+}
+
+// ---- packing a kernel: from its rows (fields_out, fields_in, taps, order) to blocks
+
+template <class H> void pack(const Job &job, const float *kernel, float *blocks) {
+    constexpr int order = H::order, signs = H::signs;
+    const int64_t n = job.fields_in * job.taps, sign = sign_size<H>(job);
+    std::memset(blocks, 0, (signs * sign + pair_size<H>(job)) * sizeof(float));
+    float *pairs = blocks + signs * sign;
+    for (int64_t row = 0; row < job.fields_out; row++)
+        for (int64_t first = 0; first < n; first += LANES) {
+            const int64_t count = std::min<int64_t>(LANES, n - first);
+            V orbit[order] = {}, o[order];
+            for (int64_t k = 0; k < count; k++)
+                for (int h = 0; h < order; h++)
+                    orbit[h][k] = kernel[(row * n + first + k) * order + h];
+            H::forward(orbit, o);
+            for (int64_t j = 0; j < count; j++) {
+                const int64_t k = first + j;
+                for (int i = 0; i < signs; i++)
+                    blocks[i * sign + (row / ROWS * n + k) * ROWS + row % ROWS] = o[i][j] * (1.0f / order);
+                if (H::rows) {
+                    const int last = order - 1;
+                    const float e[2][2] = {{o[signs][j], o[signs + 1][j]},
+                                           {H::rows == 2 ? o[last - 1][j] : -o[signs + 1][j],
+                                            H::rows == 2 ? o[last][j] : o[signs][j]}};
+                    for (int c = 0; c < 2; c++)
+                        for (int b = 0; b < 2; b++) {
+                            const int64_t r = 2 * row + c;
+                            pairs[(r / ROWS * 2 * n + 2 * k + b) * ROWS + r % ROWS] = e[c][b] * (2.0f / order);
+                        }
+                }
+            }
+        }
+}
+
+// ---- the work of each thread
+
+template <class H> void convolve_worker(void *data) {
+    Job &job = *static_cast<Job *>(data);
+    try {
+        const Plan plan(job);
+        for (int64_t i; (i = job.threads.next++) < plan.n;)
+            convolve_unit<H>(job, plan.unit(job, i));
+    } catch (const std::bad_alloc &) {
+        job.threads.failed = 1;
+    }
+}
+
+template <class H> void correlate_worker(void *data) {
+    Job &job = *static_cast<Job *>(data);
+    try {
+        const Plan plan(job);
+        float *slots = const_cast<float *>(job.blocks);
+        for (int64_t slot; (slot = job.threads.next++) < SLOTS;)
+            for (int64_t i = slot; i < plan.n; i += SLOTS)
+                correlate_unit<H>(job, plan.unit(job, i), slots + slot * slot_size<H>(job));
+    } catch (const std::bad_alloc &) {
+        job.threads.failed = 1;
+    }
+}
+
+template <class H> int convolve(Job &job, const float *kernel) {
+    std::vector<float> blocks(H::signs * sign_size<H>(job) + pair_size<H>(job));
+    pack<H>(job, kernel, blocks.data());
+    job.blocks = blocks.data();
+    run(job.threads, convolve_worker<H>, &job);
+    return job.threads.failed;
+}
+
+template <class H> int correlate(Job &job) {
+    std::vector<float> slots(SLOTS * slot_size<H>(job));
+    job.blocks = slots.data();
+    run(job.threads, correlate_worker<H>, &job);
+    if (!job.threads.failed)
+        gather_slots<H>(job, slots.data());
+    return job.threads.failed;
+}
+
+} // namespace
+
+extern "C" {
+
+// y = the convolution of x with a kernel (fields_out, fields_in, taps, order); 0, or 1 if there is no memory
+int skequinas_convolve(Job *job, const float *kernel) {
+    return guarded([&] {
+        switch (job->kind) {
+        case 0: return convolve<Two>(*job, kernel);
+        case 1: return convolve<Four>(*job, kernel);
+        case 2: return convolve<Turns>(*job, kernel);
+        default: return convolve<Eight>(*job, kernel);
+        }
+    });
+}
+
+// gradient = that of the kernel's rows, given x and the gradient of y
+int skequinas_correlate(Job *job) {
+    return guarded([&] {
+        switch (job->kind) {
+        case 0: return correlate<Two>(*job);
+        case 1: return correlate<Four>(*job);
+        case 2: return correlate<Turns>(*job);
+        default: return correlate<Eight>(*job);
+        }
+    });
+}
+
+int skequinas_lanes() { return LANES; }
+}

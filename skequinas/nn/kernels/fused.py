@@ -1,0 +1,235 @@
+r"""Constrained convolutions in the Fourier basis of their subgroup, by compiled kernels where there are any.
+
+A subgroup H of D4 acts freely on the channels of a field, so that channels come in orbits (j, h). With the kernel's
+first rows :math:`w[o, i, k, t] = K[(o, e), (i, k), t]` and the orbits of what a patch holds,
+:math:`z_p[i, s, g] = x_{p + g s}[i, g]`, a constrained convolution is one on the group,
+
+.. math:: y_p[o, h] = \sum_{i, s, k} v[o, i, s, k] \, z_p[i, s, h k], \quad v[o, i, s, k] = w[o, i, k, k s] ,
+
+and so a product of small matrices for each irreducible representation :math:`\rho`: with
+:math:`\hat z_\rho = \sum_g z[g] \rho(g)` and :math:`\hat v_\rho` alike, :math:`\hat y_\rho = \sum \hat z_\rho \hat
+v_\rho^T`. That takes :math:`\sum d_\rho^3` multiplications for each pair of orbits, where the dense kernel takes
+:math:`|H|^2`: 12 for 64 under D4, 4 for 16 under D2, 6 for 16 under C4, 2 for 4 under C2 and D1. The gradient by the
+input is such a convolution too, of the kernel's transpose; the gradient by v is a sum of products in the same basis.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from skequinas.groups import Subgroup
+from skequinas.nn.bases import PixelBasis
+from skequinas.nn.filters import KernelSpace
+from skequinas.runtime.compiled import Compiled, Threads, check, compiled
+
+__all__ = ["FusedConvolution", "fused_convolution"]
+
+_KINDS = {(2, False): 0, (1, True): 0, (2, True): 1, (4, False): 2, (4, True): 3}
+"""Of subgroups, by their rotations and whether they have mirrors."""
+
+
+class _Job(ctypes.Structure):
+    """The same as in ``convolution.cpp``."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("kind", "images", "height", "width", "taps", "half")),
+        *((name, ctypes.c_int64) for name in ("fields_in", "fields_out", "channels_in", "channels_out")),
+        *((name, ctypes.c_void_p) for name in ("orbits_in", "orbits_out", "steps", "x", "y", "blocks", "gradient")),
+        ("threads", Threads),
+    )
+
+
+class _Tables(NamedTuple):
+    """Of a kernel space: where the entries of v, and of the transpose's, stand in free weights, and who moves where."""
+
+    kind: int
+    rows: Tensor  # (R * R * taps * order,), R cosets
+    transposed_rows: Tensor
+    places: Tensor  # the inverse of rows
+    shape: tuple[int, int, int]  # cosets, taps, order
+    orbits: NDArray[np.int32]  # (cosets, order): channels of a field
+    steps: NDArray[np.int32]  # (taps, order, 2)
+
+
+@cache
+def _tables(space: KernelSpace) -> _Tables:
+    """The tables of a space of kernels between fields, in the pixel basis."""
+    subgroup, size, n_taps = space.constraint, space.basis.kernel_size, space.basis.n_atoms
+    group, elements = subgroup.group, _sorted_elements(subgroup)
+    moved = np.empty((len(elements), n_taps), np.int64)
+    for own, h in zip(moved, elements, strict=True):
+        matrix = space.basis.action(group, h).tocoo()
+        own[matrix.col] = matrix.row
+    first = np.array([min(coset) for coset in subgroup.right_cosets])
+    free = np.full(group.order**2 * n_taps, -1)
+    free[space.representatives] = np.arange(space.n_free)
+    inverse = [group.inverse(h) for h in elements]
+    taps = np.arange(n_taps)
+
+    def numbers(out: NDArray[np.int64], inputs: NDArray[np.int64], tap: NDArray[np.int64]) -> NDArray[np.int64]:
+        found: NDArray[np.int64] = free[(out * group.order + inputs) * n_taps + tap]
+        assert (found >= 0).all()
+        return found
+
+    rows = numbers(first[:, None, None, None], group.table[elements][:, first].T[:, None], moved.T)
+    transposed = numbers(
+        first[:, None, None], group.table[inverse][:, first].T[:, None, None], (n_taps - 1 - taps)[:, None]
+    )
+    places = np.empty(space.n_free, np.int64)
+    places[rows.ravel()] = np.arange(space.n_free)
+    at = moved.T
+    steps = np.stack([at // size - size // 2, at % size - size // 2], -1)
+    return _Tables(
+        _KINDS[subgroup.n_rotations, subgroup.mirror is not None],
+        torch.from_numpy(rows.ravel()),
+        torch.from_numpy(transposed.ravel()),
+        torch.from_numpy(places),
+        (len(first), n_taps, len(elements)),
+        group.table[elements][:, first].T.astype(np.int32).copy(),
+        steps.astype(np.int32).copy(),
+    )
+
+
+def _sorted_elements(subgroup: Subgroup) -> list[int]:
+    """The rotations by their angles, then each of them after one mirror."""
+    group = subgroup.group
+    turns = sorted((h for h in subgroup.elements if not group.is_mirror(h)), key=group.angle)
+    mirror = next((h for h in subgroup.elements if group.is_mirror(h)), None)
+    return turns if mirror is None else turns + [int(group.table[h, mirror]) for h in turns]
+
+
+class FusedConvolution:
+    """The convolution of layers whose kernels lie in one space, between fields.
+
+    Parameters
+    ----------
+    space : KernelSpace
+        In the pixel basis, of kernels between regular types; its subgroup has an element besides the identity.
+    kernels : Compiled
+    """
+
+    def __init__(self, space: KernelSpace, kernels: Compiled) -> None:
+        self.space, self.kernels, self.tables = space, kernels, _tables(space)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return fused_convolution, (self.space,)  # elsewhere there may be other kernels, or none
+
+    def takes(self, x: Tensor, weight: Tensor) -> bool:
+        """Whether it is done here: in single precision, in main memory, for enough images to fill vectors."""
+        return (
+            x.dtype == weight.dtype == torch.float32
+            and x.device.type == weight.device.type == "cpu"
+            and len(x) >= _FEWEST
+            and not torch.is_autocast_enabled("cpu")
+        )
+
+    def __call__(self, x: Tensor, weight: Tensor) -> Tensor:
+        """Convolve (n, in * |G|, height, width), given free weights (n_free, out, in), with zero padding."""
+        y: Tensor = _Convolution.apply(x, weight, self)
+        return y
+
+    def convolve(self, x: Tensor, weight: Tensor, *, transposed: bool = False) -> Tensor:
+        """The convolution with a kernel, or with its transpose."""
+        _, n_out, n_in = weight.shape
+        cosets, n_taps, order = self.tables.shape
+        rows, order_of_axes = self.tables.rows, (4, 0, 5, 1, 2, 3)
+        if transposed:
+            rows, order_of_axes = self.tables.transposed_rows, (5, 0, 4, 1, 2, 3)
+        entries = weight.index_select(0, rows).view(cosets, cosets, n_taps, order, n_out, n_in)
+        kernel = entries.permute(order_of_axes).contiguous()
+        if transposed:
+            n_out, n_in = n_in, n_out
+        x = x.contiguous(memory_format=torch.channels_last)
+        shape = len(x), n_out * cosets * order, *x.shape[2:]
+        y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+        job = self._job(x, y, n_in, n_out)
+        check(self.kernels.functions.skequinas_convolve(ctypes.byref(job), ctypes.c_void_p(kernel.data_ptr())))
+        return y
+
+    def correlate(self, x: Tensor, grad: Tensor, n_in: int, n_out: int) -> Tensor:
+        """The gradient by free weights, given that by the outputs."""
+        cosets, n_taps, order = self.tables.shape
+        x, grad = (v.contiguous(memory_format=torch.channels_last) for v in (x, grad))
+        gradient = torch.empty((n_out, cosets, n_in, cosets, n_taps, order), dtype=x.dtype, device=x.device)
+        job = self._job(x, grad, n_in, n_out)
+        job.gradient = gradient.data_ptr()
+        check(self.kernels.functions.skequinas_correlate(ctypes.byref(job)))
+        entries = gradient.permute(1, 3, 4, 5, 0, 2).reshape(-1, n_out, n_in)
+        return entries.index_select(0, self.tables.places)
+
+    def _job(self, x: Tensor, y: Tensor, n_in: int, n_out: int) -> _Job:
+        """What the compiled functions are told. It keeps the tables, and not the tensors."""
+        n, _, height, width = x.shape
+        cosets, n_taps, order = self.tables.shape
+        each, steps = self.tables.orbits, self.tables.steps
+        orbits_in, orbits_out = (_orbits(each.tobytes(), fields, cosets, order) for fields in (n_in, n_out))
+        return _Job(
+            kind=self.tables.kind,
+            images=n,
+            height=height,
+            width=width,
+            taps=n_taps,
+            half=self.space.basis.kernel_size // 2,
+            fields_in=n_in * cosets,
+            fields_out=n_out * cosets,
+            channels_in=n_in * cosets * order,
+            channels_out=n_out * cosets * order,
+            orbits_in=orbits_in.ctypes.data,
+            orbits_out=orbits_out.ctypes.data,
+            steps=steps.ctypes.data,
+            x=x.data_ptr(),
+            y=y.data_ptr(),
+            threads=self.kernels.threads(),
+        )
+
+
+_FEWEST = 4
+"""Images from which on it pays: eight or sixteen are worked on at once."""
+
+
+@cache
+def _orbits(each: bytes, fields: int, cosets: int, order: int) -> NDArray[np.int32]:
+    """The channels of so many fields, by orbits; kept, since jobs hold their address."""
+    orbits = np.frombuffer(each, np.int32).reshape(cosets, order)
+    first = np.arange(fields, dtype=np.int32)[:, None, None] * np.int32(cosets * order)
+    return np.ascontiguousarray(first + orbits)
+
+
+@cache
+def fused_convolution(space: KernelSpace) -> FusedConvolution | None:
+    """That of a space, if there are compiled kernels and they know it."""
+    subgroup, kernels = space.constraint, compiled()
+    known = (
+        space.regular_in
+        and space.regular_out
+        and type(space.basis) is PixelBasis
+        and subgroup.group.acts_on_pixels
+        and subgroup.order > 1
+    )
+    return FusedConvolution(space, kernels) if known and kernels is not None else None
+
+
+class _Convolution(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, fused: FusedConvolution) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.fused = fused
+        return fused.convolve(x, weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        x, weight = ctx.saved_tensors
+        grad_x = ctx.fused.convolve(grad, weight, transposed=True) if ctx.needs_input_grad[0] else None
+        grad_weight = (
+            ctx.fused.correlate(x, grad, weight.shape[2], weight.shape[1]) if ctx.needs_input_grad[1] else None
+        )
+        return grad_x, grad_weight, None

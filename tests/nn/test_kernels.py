@@ -1,0 +1,319 @@
+"""Laws of the compiled kernels: they do what the layers of torch do, whatever the shape and the number of threads."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional as F
+
+from skequinas.groups import PointGroup, Subgroup
+from skequinas.nn import Architecture, EquivariantNetwork, GroupConv2d, MixedGroupConv2d, OrbitBatchNorm2d
+from skequinas.nn.kernels.fused import FusedConvolution
+from skequinas.nn.kernels.normalization import normalize
+from skequinas.nn.transforms import transform_images
+from skequinas.runtime import compiled as room
+from skequinas.runtime.compiled import Compiled, compiled, load
+
+pytestmark = pytest.mark.skipif(compiled() is None, reason="no compiler built the kernels here")
+
+GROUPS = [PointGroup.from_name(name) for name in ("D4", "D2(45)", "C4", "D1(90)", "C2")]
+SUBGROUPS = [h for group in GROUPS for h in group.subgroups if h.order > 1]
+D4 = GROUPS[0]
+BUILT = [name for name in ("avx512", "avx2", "portable") if load(name) is not None]
+
+
+def kernels(name: str = "") -> Compiled:
+    found = load(name) if name else compiled()
+    assert found is not None
+    return found
+
+
+def fused(layer: GroupConv2d, name: str = "") -> FusedConvolution:
+    return FusedConvolution(layer.space(layer.constraint), kernels(name))
+
+
+def drawn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def near(found: Tensor, expected: Tensor, bound: float = 1e-5) -> bool:
+    """Whether values are the same but for round-off, relative to the largest of them."""
+    assert found.shape == expected.shape
+    return bool((found.double() - expected).abs().max() <= bound * expected.abs().max().clamp_min(1e-6))
+
+
+def dense(layer: GroupConv2d, x: Tensor, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The outputs and both gradients in double precision, by torch."""
+    exact = copy.deepcopy(layer).double()
+    x = x.detach().double().requires_grad_()
+    y = F.conv2d(x, exact.kernel(), padding=layer.kernel_size // 2)
+    return y.detach(), *torch.autograd.grad(y, [x, exact.weights.weight], grad.double())
+
+
+def check(layer: GroupConv2d, x: Tensor, name: str = "") -> None:
+    x = x.detach().requires_grad_()
+    y = fused(layer, name)(x, layer.weights.weight)
+    grad = drawn(*y.shape, seed=1)
+    found = y.detach(), *torch.autograd.grad(y, [x, layer.weights.weight], grad)
+    for own, expected in zip(found, dense(layer, x, grad), strict=True):
+        assert near(own, expected)
+
+
+@pytest.mark.parametrize("name", BUILT)
+@pytest.mark.parametrize("subgroup", SUBGROUPS, ids=lambda h: f"{h.group.name}>{h.name}")
+@pytest.mark.parametrize(("size", "kernel_size"), [(8, 3), (7, 5), (4, 7), (3, 1)])
+def test_convolutions_are_those_of_the_dense_kernel(subgroup: Subgroup, size: int, kernel_size: int, name: str) -> None:
+    layer = GroupConv2d(subgroup, 2, 3, kernel_size, generator=torch.Generator().manual_seed(2))
+    check(layer, drawn(9, 2 * subgroup.group.order, size, size), name)
+
+
+@given(
+    subgroup=st.sampled_from(SUBGROUPS),
+    n=st.integers(1, 20),
+    sides=st.tuples(st.integers(1, 19), st.integers(1, 19)),
+    fields=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    kernel_size=st.sampled_from([1, 3, 5]),
+    layout=st.sampled_from(["first", "last", "sliced", "expanded"]),
+    name=st.sampled_from(BUILT or ["portable"]),
+)
+@settings(deadline=None, max_examples=60)
+def test_any_shape_and_any_strides(
+    subgroup: Subgroup,
+    n: int,
+    sides: tuple[int, int],
+    fields: tuple[int, int],
+    kernel_size: int,
+    layout: str,
+    name: str,
+) -> None:
+    channels = fields[0] * subgroup.group.order
+    layer = GroupConv2d(subgroup, *fields, kernel_size)
+    x = {
+        "first": lambda: drawn(n, channels, *sides),
+        "last": lambda: drawn(n, channels, *sides).to(memory_format=torch.channels_last),
+        "sliced": lambda: drawn(2 * n, channels + 1, *sides).to(memory_format=torch.channels_last)[::2, 1:],
+        "expanded": lambda: drawn(1, channels, *sides).expand(n, -1, -1, -1),
+    }[layout]()
+    check(layer, x, name)
+
+
+@pytest.mark.parametrize("size", [(130, 8), (64, 64)])
+def test_large_maps_are_worked_on_in_bands(size: tuple[int, int]) -> None:
+    check(GroupConv2d(D4.subgroup("C2"), 6, 4, 3), drawn(3, 48, *size))
+
+
+@pytest.mark.parametrize("subgroup", [h for h in D4.subgroups if h.order > 1], ids=str)
+def test_outputs_move_with_the_inputs(subgroup: Subgroup) -> None:
+    layer = GroupConv2d(subgroup, 3, 2, 3)
+    x = drawn(8, 24, 6, 6)
+    y = layer(x)
+    for h in subgroup.elements:
+        order = torch.tensor(D4.table[D4.inverse(h)].tolist())
+
+        def moved(v: Tensor, h: int = h, order: Tensor = order) -> Tensor:
+            return transform_images(v, D4, h).unflatten(1, (-1, 8))[:, :, order].flatten(1, 2)
+
+        assert near(layer(moved(x)), moved(y).double())
+
+
+def test_layers_use_them_where_they_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    original = FusedConvolution.convolve
+
+    def spy(self: FusedConvolution, x: Tensor, weight: Tensor, *, transposed: bool = False) -> Tensor:
+        calls.append(len(x))
+        return original(self, x, weight, transposed=transposed)
+
+    monkeypatch.setattr(FusedConvolution, "convolve", spy)
+    D8 = PointGroup.from_name("D8")
+    x, layer = drawn(8, 16, 6, 6), GroupConv2d(D4.whole, 2, 2, 3)
+    layer(x)
+    layer.without_offset(x)
+    assert calls == [8, 8]
+    layer.double()(x.double())
+    layer.float()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(x).dtype == torch.bfloat16
+    layer(x[:1])
+    GroupConv2d(D4.trivial, 2, 2, 3)(x)
+    GroupConv2d(D4.whole, 2, 2, 3, regular_in=False)(x[:, :2])
+    GroupConv2d(D4.whole, 2, 2, 3, basis="harmonic")(x)
+    MixedGroupConv2d(D4.subgroups, 2, 2, 3)(x)
+    GroupConv2d(D8.whole, 1, 1, 1)(x)
+    assert calls == [8, 8]
+
+
+@pytest.mark.parametrize("group", ["D4", "C4", "D1(0)", "C1"])
+@pytest.mark.parametrize(
+    ("shape", "shortcut", "halve", "offset"),
+    [
+        ((5, 3, 6, 8), 0, False, True),
+        ((4, 4, 5, 7), 2, False, True),
+        ((8, 6, 8, 8), 6, True, False),
+        ((3, 2, 2, 2), 1, True, True),
+        ((70, 1, 1, 3), 1, False, False),
+    ],
+)
+@pytest.mark.parametrize("name", BUILT)
+def test_batch_norm_with_all_that_follows_it(
+    group: str, shape: tuple[int, ...], shortcut: int, halve: bool, offset: bool, name: str
+) -> None:
+    order, fields = PointGroup.from_name(group).order, shape[1]
+    full = shape[0], fields * order, *shape[2:]
+    norm = OrbitBatchNorm2d(PointGroup.from_name(group), fields)
+    with torch.no_grad():
+        norm.weight.copy_(drawn(fields, seed=3))
+        norm.bias.copy_(drawn(fields, seed=4))
+    inputs = {"x": 2 * drawn(*full, seed=5) + 3}
+    if offset:
+        inputs["offset"] = drawn(full[1], seed=6)
+    if shortcut:
+        inputs["shortcut"] = drawn(full[0], shortcut * order, *full[2:], seed=7)
+
+    def run(norm: OrbitBatchNorm2d, dtype: torch.dtype, function: Callable[..., Tensor]) -> list[Tensor]:
+        own = {key: value.to(dtype).requires_grad_() for key, value in inputs.items()}
+        y = function(norm, **own)
+        grad = drawn(*y.shape, seed=8).to(dtype)
+        return [y.detach(), *torch.autograd.grad(y, [*own.values(), norm.weight, norm.bias], grad)]
+
+    def by_kernels(norm: OrbitBatchNorm2d, x: Tensor, **rest: Tensor) -> Tensor:
+        rest = {"offset": None, "shortcut": None} | rest  # type: ignore[dict-item]
+        y, *_ = normalize(kernels(name), x, weight=norm.weight, bias=norm.bias, eps=norm.eps, halve=halve, **rest)
+        return y
+
+    found = run(norm, torch.float32, by_kernels)
+    exact = copy.deepcopy(norm).double()
+    expected = run(exact, torch.float64, lambda norm, **own: norm.rectified(**own, halve=halve))
+    scale = (
+        expected[1].abs().max() + 1
+    )  # what an offset of one channel for each field is told is zero but for round-off
+    for own, other in zip(found, expected, strict=True):
+        assert (own.double() - other).abs().max() <= 2e-5 * torch.maximum(other.abs().max(), scale)
+    norm.rectified(**inputs, halve=halve)
+    assert near(norm.running_mean, exact.running_mean)
+    assert near(norm.running_var, exact.running_var)
+
+
+def network() -> EquivariantNetwork:
+    subgroups = D4.whole, D4.whole, D4.subgroup("C4"), D4.subgroup("D1(0)"), D4.whole
+    architecture = Architecture(
+        D4, 12, 3, 5, (3, 3, 4, 5), (3, 3, 3, 3), (True, False, False, True), hidden=4, shortcuts=(0, 0, 0, 2)
+    )
+    return EquivariantNetwork(architecture.with_constraints(subgroups), torch.Generator().manual_seed(0)).train()
+
+
+def gradients(network: EquivariantNetwork, x: Tensor) -> dict[str, Tensor]:
+    network.zero_grad()
+    F.cross_entropy(network(x), torch.arange(len(x)) % 5).backward()
+    return {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
+
+
+def test_a_network_learns_as_by_torch_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = drawn(16, 3, 12, 12)
+    fast, slow = network(), network().double()
+    found, expected = gradients(fast, x), gradients(slow, x.double())
+    assert found.keys() == expected.keys()
+    scale = max(float(v.abs().max()) for v in expected.values())
+    for name, value in expected.items():
+        assert (found[name].double() - value).abs().max() <= 1e-4 * scale, name
+    for own, other in zip(fast.buffers(), slow.buffers(), strict=True):
+        assert near(own, other.double(), 1e-4)
+
+
+def test_results_do_not_depend_on_the_number_of_threads() -> None:
+    x, before = drawn(37, 3, 12, 12), torch.get_num_threads()
+    found = []
+    try:
+        for n in (1, 2, 3, 7):
+            torch.set_num_threads(n)
+            layer = GroupConv2d(D4.whole, 4, 5, 3, generator=torch.Generator().manual_seed(1))
+            maps = drawn(37, 32, 12, 12).requires_grad_()
+            y = layer.without_offset(maps)
+            norm = OrbitBatchNorm2d(D4, 5)
+            z = norm.rectified(y, None, halve=True)
+            found.append([z, *torch.autograd.grad(z, [maps, layer.weights.weight, norm.weight], torch.ones_like(z))])
+    finally:
+        torch.set_num_threads(before)
+    assert len(x) == 37
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
+
+
+def test_several_threads_of_python_at_once() -> None:
+    networks = [network() for _ in range(8)]
+    x = drawn(16, 3, 12, 12)
+    alone = gradients(networks[0], x)
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda own: gradients(own, x), networks))
+    for other in together:
+        assert all(torch.allclose(alone[name], other[name], atol=1e-6) for name in alone)
+
+
+def test_without_the_threads_of_torch_others_are_started() -> None:
+    layer = GroupConv2d(D4.whole, 4, 5, 3)
+    x, before = drawn(64, 32, 8, 8), torch.get_num_threads()
+    others = FusedConvolution(layer.space(D4.whole), kernels()._replace(parallel=None))
+    try:
+        torch.set_num_threads(3)
+        assert torch.equal(others(x, layer.weights.weight), fused(layer)(x, layer.weights.weight))
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda v: pickle.loads(pickle.dumps(v))], ids=["copy", "pickle"])
+def test_layers_can_be_copied(copied: Callable[[GroupConv2d], GroupConv2d]) -> None:
+    layer, x = GroupConv2d(D4.whole, 2, 2, 3), drawn(8, 16, 5, 5)
+    other = copied(layer)
+    assert other._fused is layer._fused, "one for each space of kernels in a process"
+    assert torch.equal(other(x), layer(x))
+
+
+def test_what_is_not_a_number_stays_so() -> None:
+    norm, x = OrbitBatchNorm2d(D4, 2), drawn(4, 16, 4, 4)
+    x[1, 3, 2, 2] = float("nan")
+    y = norm.rectified(x, None)
+    assert y[:, :8].isnan().all()
+    assert not y[:, 8:].isnan().any()
+    assert GroupConv2d(D4.whole, 2, 1, 3)(x).isnan().any()
+
+
+def test_they_can_be_switched_off() -> None:
+    code = (
+        "import torch, skequinas; from skequinas.groups import PointGroup; from skequinas.nn import GroupConv2d;"
+        "layer = GroupConv2d(PointGroup.from_name('D4').whole, 1, 1, 3); layer(torch.zeros(8, 8, 4, 4));"
+        "print(layer._fused); skequinas.show_versions()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={"SKEQUINAS_FUSED": "0", "PATH": ""},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.startswith("None\n")
+    assert "Compiled kernels: none" in done.stdout
+
+
+def test_a_machine_without_them_does_without(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
+    monkeypatch.setattr(room, "_FOLDER", tmp_path)
+    load.cache_clear()
+    try:
+        assert [load(name) for name in ("avx512", "avx2", "portable")] == [None] * 3
+        assert compiled.__wrapped__() is None
+    finally:
+        load.cache_clear()
+
+
+def test_no_memory_is_an_error() -> None:
+    with pytest.raises(MemoryError, match="memory"):
+        room.check(1)
