@@ -45,7 +45,7 @@ def default_architecture(
     in_channels, n_outputs, n_samples : int
         The task.
     device : str or torch.device, default="cpu"
-        On anything but a CPU, networks for at least 2,000 images are twice as wide.
+        On anything but a CPU, networks for at least 2,000 images are half as wide again, small ones twice.
     width : int, optional
         Channels of the first block, over all the elements of the group; later layers have up to twice as many. The
         nearest number that the order of the group divides is taken.
@@ -56,9 +56,12 @@ def default_architecture(
         As in `Architecture`.
     """
     group = parse_group(group)
-    if width is None:
-        width = 96 if torch.device(device).type != "cpu" and n_samples >= 2000 else 48
-    make = plain_architecture if _side(image_size) < _SMALL else _residual_architecture
+    small = _side(image_size) < _SMALL
+    if width is None and torch.device(device).type != "cpu" and n_samples >= 2000:
+        width = 96
+    elif width is None:
+        width = 48 if small or light else 64
+    make = plain_architecture if small else _residual_architecture
     if light:
         make = _light_architecture
     return make(group, image_size, in_channels, n_outputs, width=width, basis=basis, circular_mask=circular_mask)

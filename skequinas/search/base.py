@@ -128,7 +128,7 @@ class Search(BaseEstimator, ABC):
         symmetry = choose(self.population_, self.tolerance).architecture.symmetry
         if symmetry.order == 1 or not set(symmetry.elements) <= set(pixel_elements(symmetry.group)):
             return []
-        ordinary = self.architecture_.unconstrained(averaged=symmetry)
+        ordinary = self.architecture_.ordinary(averaged=symmetry)
         if str(ordinary) in {record["constraints"] for record in self.records_}:
             return []
         return [replace(self.proposal(ordinary, self.final_epochs, self.training_), ordinary=True)]

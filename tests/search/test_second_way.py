@@ -164,7 +164,7 @@ def test_a_search_saved_between_the_two_goes_on(tmp_path: Path) -> None:
 def test_another_symmetry_is_not_compared_with() -> None:
     search = started()
     drive(search)
-    other = search.architecture_.unconstrained(D4.subgroup("D2(0)"))
+    other = search.architecture_.ordinary(D4.subgroup("D2(0)"))
     assert search.ordinary_ is not None
     search.ordinary_.proposal = Proposal(**{**vars(search.ordinary_.proposal), "architecture": other})
     chosen = search.result()
