@@ -119,7 +119,7 @@ def _residual_architecture(
     Images of fewer than 24 pixels get two blocks instead of three, since the last maps would have hardly any pixels.
     """
     side = _side(image_size)
-    shares = (1, 4 / 3, 2) if side >= 24 else (1, 2)
+    shares = (1, 3 / 2, 2) if side >= 24 else (1, 2)
     first, *widths = (max(1, round(share * width / group.order)) for share in (1, *shares))
     # waves around rings cannot turn on 3x3 pixels
     kernel_size = 3 if basis == "pixel" or (basis == "auto" and group.acts_on_pixels) else 5

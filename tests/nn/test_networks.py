@@ -531,11 +531,11 @@ def test_the_default_architecture_builds_runs_and_is_invariant_at_every_size(siz
 @pytest.mark.parametrize("group", ["C1", "D1", "C2", "D2", "C4", "D4"])
 def test_the_default_width_is_that_of_all_channels_whatever_the_group(group: str) -> None:
     order = PointGroup.from_name(group).order
-    assert [f * order for f in default_architecture(group, 28).fields] == [48, 48, 48, 64, 64, 96, 96]
-    assert [f * order for f in default_architecture(group, 20).fields] == [48, 48, 48, 96, 96]
+    assert [f * order for f in default_architecture(group, 28).fields] == [64, 64, 64, 96, 96, 128, 128]
+    assert [f * order for f in default_architecture(group, 20).fields] == [64, 64, 64, 128, 128]
     assert [f * order for f in plain_architecture(group, 28).fields] == [48, 48, 64, 64, 64]
     assert default_architecture(group, 11) == plain_architecture(group, 11)
-    assert default_architecture(group, 28, width=64).fields[0] * order == 64
+    assert default_architecture(group, 28, width=32).fields[0] * order == 32
     assert default_architecture(group, 28, width=1).fields[0] == 1
     assert default_architecture(group, 28, device="cuda", n_samples=50_000).fields[0] * order == 96
 
@@ -563,7 +563,7 @@ def test_the_cost_of_large_images_stays_in_proportion() -> None:
     costs = {size: multiplications(default_architecture("D4", size, 3)) for size in (28, 64, 128, 256)}
     assert costs[64] < 2.5 * costs[28]
     assert costs[256] < 8 * costs[28]  # for 84 times as many pixels
-    assert costs[28] < 0.5 * multiplications(plain_architecture("D4", 28, 3))
+    assert costs[28] < 0.8 * multiplications(plain_architecture("D4", 28, 3))
 
 
 def test_the_architecture_of_the_paper_has_eight_layers_of_kernel_5() -> None:
