@@ -289,12 +289,12 @@ class BaseEquivariantNAS(ExportMixin, CallbackSupportMixin, BaseEstimator, Param
         check_is_fitted(self)
         images = as_images(self._rows(X), self.image_shape_)
         device = self._prediction_device()
-        network = nn.Sequential(self.preprocessing_, *self.module_)
+        preprocessing, plain, fast = self.preprocessing_, self.module_, self.network_
         if device.type != "cpu":
-            network = copy.deepcopy(network).to(device)
+            preprocessing, plain = copy.deepcopy(preprocessing).to(device), copy.deepcopy(plain).to(device)
         with worker_threads(), no_autocast(), torch.inference_mode():
-            respond = alone_or_not(network)
-            parts = [self._respond(respond(x.to(device))) for x in images.split(EVALUATION_BATCH)]
+            respond = alone_or_not(plain, fast if device.type == "cpu" else None)
+            parts = [self._respond(respond(preprocessing(x.to(device)))) for x in images.split(EVALUATION_BATCH)]
             outputs: NDArray[np.float64] = torch.cat(parts).double().cpu().numpy()
         if not np.isfinite(outputs).all():
             row = int(np.flatnonzero(~np.isfinite(outputs).all(axis=1))[0])

@@ -148,6 +148,11 @@ class EquivariantConv2d(nn.Module):
             return self._fused(x, self.weights.weight)
         return F.conv2d(x, self.kernel(), padding=self.kernel_size // 2)
 
+    @property
+    def is_fused(self) -> bool:
+        """Whether there are compiled kernels for it."""
+        return self._fused is not None
+
     def extra_repr(self) -> str:
         """What ``repr`` shows."""
         names = ", ".join(h.name for h in self.constraints)

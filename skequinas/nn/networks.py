@@ -106,7 +106,11 @@ class _Head(nn.Module):
             nn.init.zeros_(self.dense.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.linear(self.statistics(x), self.conv.kernel().flatten(1), self.conv.offset())
+        return self.of_statistics(self.statistics(x))
+
+    def of_statistics(self, x: Tensor) -> Tensor:
+        """The outputs, given the statistics of maps."""
+        y = F.linear(x, self.conv.kernel().flatten(1), self.conv.offset())
         return y if self.norm is None or self.dense is None else self.dense(self.norm(y).relu_())
 
     @torch.no_grad()
@@ -201,13 +205,25 @@ class EquivariantNetwork(nn.Module):
 
     def _once(self, x: Tensor) -> Tensor:
         """The outputs for images as they are."""
+        y: Tensor = self.head.of_statistics(self.features(x))
+        return y
+
+    def features(self, x: Tensor) -> Tensor:
+        """(batch, in_channels, height, width) to what the head is given: statistics of the last maps."""
         x = self.mask(x)
         inputs: list[Tensor] = []
         for number, (block, length) in enumerate(zip(self.blocks, self.architecture.shortcuts, strict=True)):
             inputs.append(x)
             x = block(x, inputs[number - length + 1] if length else None)
-        y: Tensor = self.head(x)
+        y: Tensor = self.head.statistics(x)
         return y
+
+    @property
+    def is_fused(self) -> bool:
+        """Whether compiled kernels do most of its convolutions, so that it is faster as it is than as plain layers."""
+        weight = next(self.parameters())
+        n = sum(conv.is_fused for conv in self.convolutions)
+        return weight.dtype == torch.float32 and weight.device.type == "cpu" and 2 * n >= len(self.blocks)
 
     @torch.no_grad()
     def with_outputs(self, order: Tensor, signs: Tensor | None = None) -> EquivariantNetwork:

@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from skequinas.groups import PointGroup
-from skequinas.nn.kernels.normalization import normalize
+from skequinas.nn.kernels.normalization import normalize, rectify
 from skequinas.nn.pooling import add_fields
 from skequinas.runtime.compiled import compiled
 
@@ -38,15 +38,10 @@ class OrbitBatchNorm2d(nn.BatchNorm2d):
 
     def forward(self, x: Tensor, offset: Tensor | None = None) -> Tensor:
         """Normalise ``(batch, fields * |G|, height, width)``, to whose channels an offset may be added before."""
-        order = self.group.order
         if not self.training:
-            assert self.running_mean is not None
-            assert self.running_var is not None
-            slope = self.weight * (self.running_var + self.eps).rsqrt()
-            slope, shift = _each(order, slope, self.bias - slope * self.running_mean)
-            return _affine(x, slope, _shifted(shift, slope, offset))
+            return _affine(x, *self._affine(offset))
         y: Tensor
-        y, mean, var = _OrbitBatchNorm.apply(x, offset, self.weight, self.bias, order, self.eps)
+        y, mean, var = _OrbitBatchNorm.apply(x, offset, self.weight, self.bias, self.group.order, self.eps)
         self._keep(mean, var, x)
         return y
 
@@ -54,8 +49,10 @@ class OrbitBatchNorm2d(nn.BatchNorm2d):
         self, x: Tensor, offset: Tensor | None = None, shortcut: Tensor | None = None, *, halve: bool = False
     ) -> Tensor:
         """Normalise, add a shortcut to the first channels, rectify, and, if asked, average blocks of 2x2 positions."""
-        kernels = compiled() if self.training and _is_plain(x, self.weight) else None
-        if kernels is not None:
+        kernels = compiled() if _is_plain(x, self.weight) else None
+        if kernels is not None and not (self.training or torch.is_grad_enabled()):
+            return rectify(kernels, x, *self._affine(offset), shortcut, halve=halve)
+        if kernels is not None and self.training:
             y, mean, var = normalize(kernels, x, offset, self.weight, self.bias, shortcut, self.eps, halve=halve)
             self._keep(mean, var, x)
             return y
@@ -64,6 +61,14 @@ class OrbitBatchNorm2d(nn.BatchNorm2d):
             add_fields(y, shortcut)
         y = y.relu_()
         return F.avg_pool2d(y, 2) if halve else y
+
+    def _affine(self, offset: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The slope and the shift of each channel at rest."""
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        slope = self.weight * (self.running_var + self.eps).rsqrt()
+        slope, shift = _each(self.group.order, slope, self.bias - slope * self.running_mean)
+        return slope, _shifted(shift, slope, offset)
 
     def _keep(self, mean: Tensor, var: Tensor, x: Tensor) -> None:
         """Let the running statistics follow those of a mini-batch."""

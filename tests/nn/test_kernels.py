@@ -230,6 +230,20 @@ def test_a_network_learns_as_by_torch_alone(monkeypatch: pytest.MonkeyPatch) -> 
         assert near(own, other.double(), 1e-4)
 
 
+def test_at_rest_a_network_answers_as_its_plain_layers() -> None:
+    own, x = network(), drawn(11, 3, 12, 12)
+    for _ in range(3):
+        own(drawn(32, 3, 12, 12, seed=9))
+    plain = copy.deepcopy(own).double().eval().to_plain()
+    own.eval()
+    assert own.is_fused
+    with torch.no_grad():
+        found = own(x)
+        assert near(found, plain(x.double()))
+        assert torch.equal(own.features(x)[3:8], own.features(x[3:8])), "whoever stands beside an image"
+    assert near(own(x).detach(), plain(x.double())), "with gradients too"
+
+
 def test_results_do_not_depend_on_the_number_of_threads() -> None:
     x, before = drawn(37, 3, 12, 12), torch.get_num_threads()
     found = []

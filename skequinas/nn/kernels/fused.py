@@ -123,11 +123,14 @@ class FusedConvolution:
         return fused_convolution, (self.space,)  # elsewhere there may be other kernels, or none
 
     def takes(self, x: Tensor, weight: Tensor) -> bool:
-        """Whether it is done here: in single precision, in main memory, for enough images to fill vectors."""
+        """Whether it is done here: in single precision, in main memory, and for enough images to fill vectors.
+
+        Where no gradients are wanted any number will do, so that outputs do not depend on how many there are.
+        """
         return (
             x.dtype == weight.dtype == torch.float32
             and x.device.type == weight.device.type == "cpu"
-            and len(x) >= _FEWEST
+            and (len(x) >= _FEWEST or not torch.is_grad_enabled())
             and not torch.is_autocast_enabled("cpu")
         )
 

@@ -249,6 +249,14 @@ int skequinas_normalize(Job *job) {
     });
 }
 
+// y, with the affine map that is given.
+int skequinas_rectify(Job *job) {
+    return guarded([&] {
+        run(job->threads, apply, job);
+        return 0;
+    });
+}
+
 // All gradients, given that of y.
 int skequinas_normalize_backward(Job *job) {
     return guarded([&] {

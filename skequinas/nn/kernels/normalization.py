@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from skequinas.runtime.compiled import Compiled, Threads, check
 
-__all__ = ["normalize"]
+__all__ = ["normalize", "rectify"]
 
 
 class _Job(ctypes.Structure):
@@ -57,6 +57,42 @@ def normalize(
     """
     y, mean, variance = _Normalization.apply(x, offset, weight, bias, shortcut, eps, halve, kernels)
     return y, mean, variance
+
+
+def rectify(
+    kernels: Compiled, x: Tensor, slope: Tensor, shift: Tensor, shortcut: Tensor | None, *, halve: bool
+) -> Tensor:
+    """The rectified affine map of each channel, as `normalize` but with what is known of the statistics; no gradients.
+
+    Parameters
+    ----------
+    slope, shift : Tensor of shape (channels,)
+    kernels, x, shortcut, halve
+        As there.
+    """
+    x = x.contiguous(memory_format=torch.channels_last)
+    shortcut = None if shortcut is None else shortcut.contiguous(memory_format=torch.channels_last)
+    n, channels, height, width = x.shape
+    size = (height // 2, width // 2) if halve else (height, width)
+    y = torch.empty((n, channels, *size), dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+    slope, shift = slope.contiguous(), shift.contiguous()
+    job = _Job(
+        images=n,
+        height=height,
+        width=width,
+        channels=channels,
+        order=1,
+        shortcut_channels=0 if shortcut is None else shortcut.shape[1],
+        halve=halve,
+        x=x.data_ptr(),
+        shortcut=None if shortcut is None else shortcut.data_ptr(),
+        y=y.data_ptr(),
+        slope=slope.data_ptr(),
+        shift=shift.data_ptr(),
+        threads=kernels.threads(),
+    )
+    check(kernels.functions.skequinas_rectify(ctypes.byref(job)))
+    return y
 
 
 class _Normalization(torch.autograd.Function):
