@@ -1,0 +1,76 @@
+"""The same laws where there is a GPU: fits, both searches, precision, files, and the way between devices."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+
+import skequinas
+from skequinas import EquivariantNASClassifier
+from skequinas.groups import PointGroup
+from skequinas.nn import EquivariantNetwork, default_architecture
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+
+D4 = PointGroup.from_name("D4")
+
+
+def digits() -> tuple[Any, Any]:
+    X, y = load_digits(n_class=4, return_X_y=True)
+    return X, y
+
+
+def fitted(device: str = "cuda", **settings: Any) -> EquivariantNASClassifier:
+    X, y = digits()
+    options = {"max_epochs": 4, "random_state": 0, "device": device} | settings
+    return EquivariantNASClassifier("D4", **options).fit(X, y)
+
+
+@pytest.mark.parametrize("search", ["none", "evolutionary", "differentiable"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_fit_learns_and_its_model_is_on_the_cpu(search: str, precision: str) -> None:
+    X, y = digits()
+    model = fitted(search=search, precision=precision)
+    assert model.score(X, y) > 0.9
+    assert {p.device.type for p in model.network_.parameters()} == {"cpu"}
+
+
+def test_by_default_the_gpu_is_used() -> None:
+    X, y = digits()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.max_memory_allocated()
+    EquivariantNASClassifier("D4", "none", max_epochs=1, random_state=0).fit(X, y)
+    assert torch.cuda.max_memory_allocated() > before
+
+
+def test_predictions_are_those_of_the_cpu(tmp_path: Path) -> None:
+    X, _ = digits()
+    model = fitted(search="none")
+    skequinas.save(model, tmp_path / "model.safetensors")
+    other = skequinas.load(tmp_path / "model.safetensors").set_params(device="cpu")
+    np.testing.assert_allclose(model.predict_proba(X), other.predict_proba(X), atol=1e-4)
+
+
+@pytest.mark.parametrize("search", ["none", "evolutionary"])
+def test_a_fit_can_be_repeated(search: str) -> None:
+    X, _ = digits()
+    one, other = (fitted(search=search).predict_proba(X) for _ in range(2))
+    np.testing.assert_allclose(one, other, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["D4", "C4", "C1"])
+def test_a_network_is_the_same_function_on_both(name: str) -> None:
+    architecture = default_architecture(D4, 28, 3, 5).with_constraints(
+        (D4.subgroup(name),) * default_architecture(D4, 28, 3, 5).n_layers
+    )
+    network = EquivariantNetwork(architecture, torch.Generator().manual_seed(0)).eval()
+    x = torch.randn(8, 3, 28, 28, generator=torch.Generator().manual_seed(1))
+    y = network(x)
+    there = network.to("cuda")(x.to("cuda")).cpu()
+    assert (there - y).abs().max() <= 1e-3 * y.abs().max()
