@@ -58,20 +58,42 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 # What is compared
 
 
-def ordinary_cnn(architecture: Architecture) -> nn.Sequential:
-    """A plain network of torch with the channels of an architecture."""
-    order, channels, size = architecture.group.order, architecture.in_channels, architecture.image_size
-    layers: list[nn.Module] = []
-    for fields, kernel, pool in zip(architecture.fields, architecture.kernel_sizes, architecture.pools, strict=True):
-        layers += [nn.Conv2d(channels, fields * order, kernel, padding=kernel // 2, bias=False)]
-        layers += [nn.BatchNorm2d(fields * order), nn.ReLU(inplace=True)]
-        channels = fields * order
-        if pool:
-            layers.append(SymmetricAvgPool2d.plain(size))
-            size = (size + 1) // 2
-    hidden = architecture.hidden
-    head = [nn.Linear(channels, hidden), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, architecture.n_outputs)]
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), *head)
+class OrdinaryCNN(nn.Module):
+    """A network of torch's own layers with the channels, the pooling and the shortcuts of an architecture."""
+
+    def __init__(self, architecture: Architecture, make: Callable[[int], nn.Module] | None = None) -> None:
+        super().__init__()
+        order, channels, size = architecture.group.order, architecture.in_channels, architecture.image_size
+        self.architecture = architecture
+        self.convolutions, self.norms, self.pools = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        each = zip(architecture.fields, architecture.kernel_sizes, architecture.pools, strict=True)
+        for number, (fields, kernel, pool) in enumerate(each):
+            plain = nn.Conv2d(channels, fields * order, kernel, padding=kernel // 2, bias=False)
+            self.convolutions.append(plain if make is None else make(number))
+            channels = fields * order
+            self.norms.append(nn.BatchNorm2d(channels))
+            self.pools.append(SymmetricAvgPool2d.plain(size, size) if pool else nn.Identity())
+            size = (size + 1) // 2 if pool else size
+        hidden, both = architecture.hidden, architecture.statistics != "mean"
+        channels *= 2 if both else 1
+        head = [nn.Linear(channels, hidden), nn.BatchNorm1d(hidden), nn.ReLU()] if hidden else []
+        self.head = nn.Sequential(*head, nn.Linear(hidden or channels, architecture.n_outputs))
+        self.both = both
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images to outputs."""
+        inputs: list[Tensor] = []
+        each = zip(self.convolutions, self.norms, self.pools, self.architecture.shortcuts, strict=True)
+        for number, (convolution, norm, pool, length) in enumerate(each):
+            inputs.append(x)
+            x = norm(convolution(x))
+            if length:
+                shortcut = inputs[number - length + 1]
+                x = x + F.pad(shortcut, (0, 0, 0, 0, 0, x.shape[1] - shortcut.shape[1]))
+            x = pool(x.relu_())
+        mean = x.mean((2, 3))
+        y: Tensor = self.head(torch.cat([mean, x.amax((2, 3))], 1) if self.both else mean)
+        return y
 
 
 class NaiveMixed(nn.Module):
@@ -132,15 +154,6 @@ class Escnn(nn.Module):
         return y.flatten(1)
 
 
-def with_convolutions(architecture: Architecture, make: Callable[[int], nn.Module]) -> nn.Sequential:
-    """The ordinary network with other convolutions."""
-    network = ordinary_cnn(architecture)
-    places = [i for i, m in enumerate(network) if isinstance(m, nn.Conv2d)]
-    for number, place in enumerate(places):
-        network[place] = make(number)
-    return network
-
-
 def networks(architecture: Architecture) -> dict[str, nn.Module]:
     """Everything whose training step is timed, the ordinary CNN, in the faster memory format, the first."""
 
@@ -156,16 +169,16 @@ def networks(architecture: Architecture) -> dict[str, nn.Module]:
         return StackedConv(D4, shape["in_fields"], shape["out_fields"], shape["kernel_size"], shape["regular_in"])
 
     found: dict[str, nn.Module] = {
-        "ordinary CNN, channels last": ordinary_cnn(architecture).to(memory_format=torch.channels_last),
-        "ordinary CNN, channels first": ordinary_cnn(architecture),
+        "ordinary CNN, channels last": OrdinaryCNN(architecture).to(memory_format=torch.channels_last),
+        "ordinary CNN, channels first": OrdinaryCNN(architecture),
     }
     found |= {f"constrained to {h}": constrained(h) for h in map(D4.subgroup, ("D4", "C4", "D2(0)", "D1(45)", "C1"))}
     whole = architecture.with_constraints((D4.subgroups,) * architecture.n_layers)
     found["mixed over all ten subgroups"] = EquivariantNetwork(whole)
-    found["reference: one convolution for each subgroup"] = with_convolutions(
+    found["reference: one convolution for each subgroup"] = OrdinaryCNN(
         architecture, lambda number: NaiveMixed(mixed(number))
     )
-    found["reference: turned and stacked (D4)"] = with_convolutions(architecture, stacked)
+    found["reference: turned and stacked (D4)"] = OrdinaryCNN(architecture, stacked)
     if find_spec("escnn"):
         found["constrained to D4, harmonic basis"] = EquivariantNetwork(replace(architecture, basis="harmonic"))
         found["escnn, D4"] = Escnn(architecture)
@@ -237,7 +250,7 @@ def build(options: argparse.Namespace) -> None:
     first = seconds_of(lambda: EquivariantNetwork(architecture))
     kernel_space.cache_clear()
     again = [seconds_of(lambda: EquivariantNetwork(architecture)) for _ in range(options.rounds)]
-    plain = [seconds_of(lambda: ordinary_cnn(architecture)) for _ in range(options.rounds)]
+    plain = [seconds_of(lambda: OrdinaryCNN(architecture)) for _ in range(options.rounds)]
     print(f"\nbuilding the paper's network: {first:.3f} s the first time, {np.median(again):.3f} s again;", end=" ")
     print(f"the ordinary CNN {np.median(plain):.3f} s")
     if find_spec("escnn"):
@@ -259,7 +272,7 @@ def steps(options: argparse.Namespace) -> None:
     batch = torch.randn(64, 1, 28, 28, device=DEVICE)
     labels = torch.randint(10, (64,), device=DEVICE)
     actions = {name: training_step(network, batch, labels) for name, network in networks(architecture).items()}
-    for name, network in (("ordinary CNN", ordinary_cnn(architecture)), ("D4", EquivariantNetwork(architecture))):
+    for name, network in (("ordinary CNN", OrdinaryCNN(architecture)), ("D4", EquivariantNetwork(architecture))):
         network = network.to(memory_format=torch.channels_last)
         actions[f"{name}, bfloat16"] = training_step(network, batch, labels, torch.bfloat16)
     title = f"training step, batch 64, channels {tuple(f * 8 for f in architecture.fields)}"
