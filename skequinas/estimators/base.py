@@ -194,12 +194,13 @@ class BaseEquivariantNAS(ExportMixin, CallbackSupportMixin, BaseEstimator, Param
         subcontext = context.subcontext(task_name=task)
         subcontext.call_on_fit_task_begin(**told)
         training = network.training
+
+        def model() -> dict[str, nn.Module]:
+            own = copy.deepcopy(network).cpu().eval()
+            return {"network_": own, "module_": own.to_plain()}
+
         try:
-            return bool(
-                subcontext.call_on_fit_task_end(
-                    **told, reconstruction_attributes=lambda: {"module_": network.eval().to_plain().cpu()}
-                )
-            )
+            return bool(subcontext.call_on_fit_task_end(**told, reconstruction_attributes=model))
         finally:
             network.train(training)
 

@@ -106,11 +106,7 @@ class _Head(nn.Module):
             nn.init.zeros_(self.dense.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.of_statistics(self.statistics(x))
-
-    def of_statistics(self, x: Tensor) -> Tensor:
-        """The outputs, given the statistics of maps."""
-        y = F.linear(x, self.conv.kernel().flatten(1), self.conv.offset())
+        y = F.linear(self.statistics(x), self.conv.kernel().flatten(1), self.conv.offset())
         return y if self.norm is None or self.dense is None else self.dense(self.norm(y).relu_())
 
     @torch.no_grad()
@@ -205,18 +201,22 @@ class EquivariantNetwork(nn.Module):
 
     def _once(self, x: Tensor) -> Tensor:
         """The outputs for images as they are."""
-        y: Tensor = self.head.of_statistics(self.features(x))
+        y: Tensor = self.head(self.maps(x))
         return y
 
     def features(self, x: Tensor) -> Tensor:
-        """(batch, in_channels, height, width) to what the head is given: statistics of the last maps."""
+        """(batch, in_channels, height, width) to the statistics of the last maps, of which the head makes outputs."""
+        y: Tensor = self.head.statistics(self.maps(x))
+        return y
+
+    def maps(self, x: Tensor) -> Tensor:
+        """(batch, in_channels, height, width) to the last maps (batch, channels, height, width)."""
         x = self.mask(x)
         inputs: list[Tensor] = []
         for number, (block, length) in enumerate(zip(self.blocks, self.architecture.shortcuts, strict=True)):
             inputs.append(x)
             x = block(x, inputs[number - length + 1] if length else None)
-        y: Tensor = self.head.statistics(x)
-        return y
+        return x
 
     @property
     def is_fused(self) -> bool:

@@ -65,7 +65,7 @@ def alone_or_not(plain: nn.Sequential, network: EquivariantNetwork | None = None
     def respond(images: Tensor) -> Tensor:
         found = features(images if len(images) > 1 else torch.cat([images, images]))
         outputs: Tensor = head(found[: len(images)].double())
-        return outputs
+        return outputs.to(found.dtype)  # and whatever order the rows of the last layer have
 
     return respond
 

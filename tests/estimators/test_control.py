@@ -180,7 +180,7 @@ def test_a_short_budget_takes_a_lighter_network_unless_the_user_has_chosen(monke
     assert architecture(time_budget=15) == light
     assert architecture(time_budget=30) == heavy
     assert architecture(time_budget=15, architecture=heavy) == heavy
-    assert architecture(time_budget=15, width=48) == heavy
+    assert architecture(time_budget=15, width=64) == heavy
 
 
 @TOO_SHORT
