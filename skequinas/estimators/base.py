@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from skequinas.estimators.callbacks import CallbackSupportMixin
 from skequinas.estimators.export import ExportMixin
 from skequinas.estimators.parameters import Parameters, constraints_of
+from skequinas.estimators.predicting import alone_or_not, versions
 from skequinas.estimators.preparation import prepare, read_more
 from skequinas.estimators.session import Session
 from skequinas.estimators.start import check_averaging, initial_architecture
@@ -34,7 +35,7 @@ from skequinas.runtime.devices import resolve_device
 from skequinas.runtime.process import fitting_state, kept_memory, no_autocast, worker_threads
 from skequinas.search import NoSearch, resolve_search
 from skequinas.training import DataPart, Monitor, Objective, TrainingSettings
-from skequinas.training.evaluation import EVALUATION_BATCH, alone_or_not
+from skequinas.training.evaluation import EVALUATION_BATCH
 
 __all__ = ["BaseEquivariantNAS"]
 
@@ -257,6 +258,7 @@ class BaseEquivariantNAS(ExportMixin, CallbackSupportMixin, BaseEstimator, Param
         for module in (self.network_, self.preprocessing_, *(e.network for e in search.kept)):
             module.cpu()
         self.module_ = plain.cpu()
+        self._fitted_versions = versions(self.network_, self.module_)
 
     def _warn_of_constant(self, network: nn.Module, inputs: Tensor) -> None:
         """Say so where the network gives the same for every image, as after a training with too high a rate."""
@@ -272,10 +274,16 @@ class BaseEquivariantNAS(ExportMixin, CallbackSupportMixin, BaseEstimator, Param
 
     def __getstate__(self) -> Any:
         """What is pickled: a group of another library, which may not be able to, becomes ours."""
-        state = super().__getstate__()
+        state = {name: value for name, value in super().__getstate__().items() if name != "_fitted_versions"}
         if is_foreign(state["group"]):
             state = state | {"group": parse_group(state["group"])}
         return state
+
+    def __setstate__(self, state: Any) -> None:
+        """Networks that come from elsewhere belong together."""
+        super().__setstate__(state)
+        if self.__sklearn_is_fitted__():
+            self._fitted_versions = versions(self.network_, self.module_)
 
     def __sklearn_is_fitted__(self) -> bool:
         """Whether there is a model to predict with."""
@@ -290,11 +298,12 @@ class BaseEquivariantNAS(ExportMixin, CallbackSupportMixin, BaseEstimator, Param
         check_is_fitted(self)
         images = as_images(self._rows(X), self.image_shape_)
         device = self._prediction_device()
-        preprocessing, plain, fast = self.preprocessing_, self.module_, self.network_
+        preprocessing, plain = self.preprocessing_, self.module_
+        as_fitted = self.__dict__.get("_fitted_versions") == versions(self.network_, self.module_)
         if device.type != "cpu":
             preprocessing, plain = copy.deepcopy(preprocessing).to(device), copy.deepcopy(plain).to(device)
         with worker_threads(), no_autocast(), torch.inference_mode():
-            respond = alone_or_not(plain, fast if device.type == "cpu" else None)
+            respond = alone_or_not(plain, self.network_ if as_fitted and device.type == "cpu" else None)
             parts = [self._respond(respond(preprocessing(x.to(device)))) for x in images.split(EVALUATION_BATCH)]
             outputs: NDArray[np.float64] = torch.cat(parts).double().cpu().numpy()
         if not np.isfinite(outputs).all():

@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skequinas.estimators.base import BaseEquivariantNAS
 from skequinas.estimators.classifier import EquivariantNASClassifier
+from skequinas.estimators.predicting import versions
 from skequinas.estimators.regressor import EquivariantNASRegressor
 from skequinas.evidence.report import LearnedSymmetry
 from skequinas.evidence.verdict import evidence_from_json
@@ -155,6 +156,7 @@ def _restored(state: dict[str, Any], tensors: dict[str, torch.Tensor]) -> BaseEq
     model.preprocessing_ = Preprocessing.from_state(part("preprocessing/"))
     _check_images(model)
     model.module_ = model.network_.to_plain()
+    model._fitted_versions = versions(model.network_, model.module_)
     n_outputs = model.architecture_.n_outputs
     if isinstance(model, EquivariantNASClassifier):
         model.classes_ = array_from_json(state["classes"])

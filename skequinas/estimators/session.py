@@ -226,7 +226,7 @@ class Session:
             for name in ("ordinary_", "again_"):
                 e = getattr(earlier, name)
                 setattr(mine, name, None if e is None else replace(e, network=copy.deepcopy(e.network).to(device)))
-            mine.settled_, mine.moves_ = earlier.settled_, earlier.moves_
+            mine.settled_ = earlier.settled_
             if self.validation is not None:
                 mine.evaluate_again(self.validation)
         self._earlier_network, self._parent = network, copy.deepcopy(network).to(device)

@@ -207,8 +207,11 @@ class Architecture:
     def ordinary(self, averaged: Subgroup | None = None) -> Architecture:
         """An ordinary network of about the cost of this one, whose outputs may be averaged over a subgroup.
 
-        It has three quarters of the channels: compiled kernels let constrained layers have more for the same time.
+        It has three quarters of the channels where compiled kernels let constrained layers have more for the same time:
+        with a group that maps pixels to pixels, in the pixel basis.
         """
+        if self.basis == "harmonic" or not self.group.acts_on_pixels:
+            return self.unconstrained(averaged)
         fields = tuple(max(1, round(0.75 * n)) for n in self.fields)
         return replace(self.unconstrained(averaged), fields=fields)
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from skequinas.groups import PointGroup
 from skequinas.nn.kernels.normalization import normalize, rectify
 from skequinas.nn.pooling import add_fields
-from skequinas.runtime.compiled import compiled
+from skequinas.runtime.compiled import can_be_told, compiled
 
 __all__ = ["OrbitBatchNorm2d"]
 
@@ -49,7 +49,7 @@ class OrbitBatchNorm2d(nn.BatchNorm2d):
         self, x: Tensor, offset: Tensor | None = None, shortcut: Tensor | None = None, *, halve: bool = False
     ) -> Tensor:
         """Normalise, add a shortcut to the first channels, rectify, and, if asked, average blocks of 2x2 positions."""
-        kernels = compiled() if _is_plain(x, self.weight) else None
+        kernels = compiled() if self._can_be_fused(x, shortcut) else None
         if kernels is not None and not (self.training or torch.is_grad_enabled()):
             return rectify(kernels, x, *self._affine(offset), shortcut, halve=halve)
         if kernels is not None and self.training:
@@ -61,6 +61,14 @@ class OrbitBatchNorm2d(nn.BatchNorm2d):
             add_fields(y, shortcut)
         y = y.relu_()
         return F.avg_pool2d(y, 2) if halve else y
+
+    def _can_be_fused(self, x: Tensor, shortcut: Tensor | None) -> bool:
+        """Whether compiled kernels can be told of these maps; if not, torch says what is wrong with them."""
+        tensors = [x, self.weight] if shortcut is None else [x, self.weight, shortcut]
+        fits = shortcut is None or (
+            shortcut.shape[:1] + shortcut.shape[2:] == x.shape[:1] + x.shape[2:] and shortcut.shape[1] <= x.shape[1]
+        )
+        return can_be_told(*tensors) and x.dim() == 4 and x.shape[1] == self.num_features * self.group.order and fits
 
     def _affine(self, offset: Tensor | None) -> tuple[Tensor, Tensor]:
         """The slope and the shift of each channel at rest."""
@@ -78,11 +86,6 @@ class OrbitBatchNorm2d(nn.BatchNorm2d):
         n = x.numel() // self.num_features
         self.running_mean.lerp_(mean, self.momentum)
         self.running_var.lerp_(var * (n / (n - 1)), self.momentum)
-
-
-def _is_plain(x: Tensor, weight: Tensor) -> bool:
-    """Whether all is in single precision and in main memory."""
-    return x.dtype == weight.dtype == torch.float32 and x.device.type == weight.device.type == "cpu"
 
 
 def _each(order: int, *values: Tensor) -> tuple[Tensor, ...]:

@@ -11,13 +11,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch import Tensor, nn
 
-__all__ = ["SWITCH", "Compiled", "Threads", "check", "compiled", "load"]
+__all__ = ["SWITCH", "Compiled", "Threads", "can_be_told", "check", "compiled", "load"]
 
 _logger = logging.getLogger(__name__)
 
 SWITCH = "SKEQUINAS_FUSED"
-"""The environment variable that switches compiled kernels off, by the value 0."""
+"""The environment variable that switches compiled kernels off, by the value 0, or names the only ones to use."""
+
+_LAYOUT = 1
+"""What both sides know of the jobs that are passed; the same as in ``threads.h``."""
 
 _FOLDER = Path(__file__).parents[1] / "nn" / "kernels"
 
@@ -70,7 +74,9 @@ def compiled() -> Compiled | None:
     if os.environ.get(SWITCH) == "0":
         _logger.debug("compiled kernels are switched off by %s=0", SWITCH)
         return None
-    found = next(filter(None, map(load, _CAPABILITIES)), None)
+    wanted = os.environ.get(SWITCH)
+    names = [wanted] if wanted in _CAPABILITIES else list(_CAPABILITIES)
+    found = next(filter(None, map(load, names)), None)
     if found is None:
         _logger.debug("there are no compiled kernels: all convolutions are those of torch")
     else:
@@ -92,17 +98,41 @@ def load(instructions: str) -> Compiled | None:
     if path is None or (wanted is not None and torch.backends.cpu.get_cpu_capability() not in wanted):
         return None
     try:
-        return Compiled(instructions, ctypes.CDLL(str(path)), _threads_of_torch())
-    except OSError as error:
+        functions = ctypes.CDLL(str(path))
+        layout = functions.skequinas_layout()
+    except (OSError, AttributeError) as error:
         _logger.debug("the compiled kernels %s cannot be loaded: %s", path, error)
         return None
+    if layout != _LAYOUT:
+        _logger.debug("the compiled kernels %s are of another version: install the package again", path)
+        return None
+    return Compiled(instructions, functions, _threads_of_torch())
+
+
+def can_be_told(*tensors: Tensor) -> bool:
+    """Whether compiled functions, which are given addresses, can work with these: float32, in main memory, not empty.
+
+    Not where operations are recorded or transformed and not done (tracing, compilation, `torch.func`).
+    """
+    return (
+        all(
+            type(t) in (Tensor, nn.Parameter) and t.dtype == torch.float32 and t.device.type == "cpu" and t.numel() > 0
+            for t in tensors
+        )
+        and torch._C._get_tracing_state() is None
+        and not torch.compiler.is_compiling()
+        and not torch._C._are_functorch_transforms_active()
+    )
 
 
 def _threads_of_torch() -> int | None:
     """The address of ``GOMP_parallel`` in the library that torch has loaded."""
-    maps = Path("/proc/self/maps")
-    if not maps.exists():
+    try:
+        lines = Path("/proc/self/maps").read_bytes().decode(errors="replace").splitlines()
+        folder = str(Path(torch.__file__).parent)
+        paths = {line.split(maxsplit=5)[-1].strip() for line in lines if "libgomp" in line}
+        # a wheel of torch may bring its own, beside or within its folder
+        own = sorted(paths, key=lambda path: (not path.startswith(folder), path))
+        return ctypes.cast(ctypes.CDLL(own[0]).GOMP_parallel, ctypes.c_void_p).value if own else None
+    except (OSError, AttributeError):
         return None
-    paths = {line.split(maxsplit=5)[-1].strip() for line in maps.read_text().splitlines() if "libgomp" in line}
-    own = sorted(paths, key=lambda path: (f"{os.sep}torch" not in path, path))
-    return ctypes.cast(ctypes.CDLL(own[0]).GOMP_parallel, ctypes.c_void_p).value if own else None

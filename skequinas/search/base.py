@@ -21,7 +21,7 @@ from skequinas.groups import Subgroup, pixel_elements
 from skequinas.io.files import FileError, read_file, reading, write_file
 from skequinas.nn.architecture import Architecture
 from skequinas.runtime.process import fitting_state
-from skequinas.search.evaluation import Evaluation, Proposal, choose
+from skequinas.search.evaluation import Evaluation, Proposal, choose, clearly_better
 from skequinas.training import DataPart, SearchProgress, TrainingSettings, evaluate
 from skequinas.training.augmentation import Moves
 
@@ -50,7 +50,7 @@ class Search(BaseEstimator, ABC):
     augmented_: bool = False
     ordinary_: Evaluation | None = None
     again_: Evaluation | None = None
-    settled_: bool = False
+    settled_: str | None = None
     moves_: Moves | None = None
 
     def start(
@@ -96,7 +96,7 @@ class Search(BaseEstimator, ABC):
         self.by_curve_ = by_curve
         self.averaging_, self.augmented_ = averaging, augmented
         self.ordinary_ = self.again_ = self.moves_ = None
-        self.settled_ = False  # between the two ways
+        self.settled_ = None  # for which constraints the two ways were compared
         self.curve_share_ = 1.0  # of the greatest length, what the curve left of it
         self.generation_ = 0
         self.population_: list[Evaluation] = []
@@ -135,11 +135,16 @@ class Search(BaseEstimator, ABC):
 
     def _comparison(self) -> list[Proposal]:
         """The chosen network again, where an ordinary one is about to take its place that was trained better."""
-        result = self.result()
-        if self.settled_ or result is None or result is not self.ordinary_:
+        chosen = self.constrained
+        if chosen is None or not self._loses(chosen) or self.settled_ == str(chosen.architecture):
             return []
-        chosen = choose(self.population_, self.tolerance).architecture
-        return [replace(self.proposal(chosen, self.final_epochs, self.training_), again=True)]
+        return [replace(self.proposal(chosen.architecture, self.final_epochs, self.training_), again=True)]
+
+    def _loses(self, constrained: Evaluation) -> bool:
+        """Whether the ordinary network, averaged over the same symmetry, is better beyond doubt."""
+        ordinary = self.ordinary_
+        same = ordinary is not None and ordinary.architecture.symmetry == constrained.architecture.symmetry
+        return ordinary is not None and same and clearly_better(ordinary, constrained, self.tolerance)
 
     @property
     def final_epochs(self) -> float:
@@ -159,8 +164,9 @@ class Search(BaseEstimator, ABC):
         self.best_ = self.best
         if any(e.proposal.like_the_model for e in evaluations):
             self.ordinary_ = next((e for e in sound if e.proposal.ordinary), self.ordinary_)
-            self.again_ = next((e for e in sound if e.proposal.again), None)
-            self.settled_ = any(e.proposal.again for e in evaluations)
+            for e in evaluations:
+                if e.proposal.again:
+                    self.again_, self.settled_ = None if e.diverged else e, str(e.architecture)
         else:
             self.population_ = self.survivors(sound)
             self.generation_ += 1
@@ -184,18 +190,21 @@ class Search(BaseEstimator, ABC):
 
         Before the first generation is over it comes from those that are ready; it is None without any. The ordinary
         network that is averaged over the same symmetry takes its place where it is better by more than the tolerance:
-        than the candidate as the search trained it, and as the model is trained, once that is known.
+        than the candidate as the search trained it, and than the same trained as the model is. Until both are known,
+        as after an interruption, it does not.
         """
-        candidates = self.population_ or self.survivors([e for e in self.pending_ if not e.diverged])
-        if not candidates:
-            return None
-        chosen = choose(candidates, self.tolerance)
-        if self.again_ is not None and self.again_.architecture == chosen.architecture:
-            chosen = self.again_
-        ordinary = self.ordinary_
-        if ordinary is None or ordinary.architecture.symmetry != chosen.architecture.symmetry:
+        chosen = self.constrained
+        if chosen is None or not self._loses(chosen) or self.settled_ != str(chosen.architecture):
             return chosen
-        return choose([chosen, ordinary], self.tolerance)
+        if self.again_ is None:  # it diverged
+            return self.ordinary_
+        return self.ordinary_ if self._loses(self.again_) else self.again_
+
+    @property
+    def constrained(self) -> Evaluation | None:
+        """The most symmetric candidate within the tolerance of the best, as the search trained it."""
+        candidates = self.population_ or self.survivors([e for e in self.pending_ if not e.diverged])
+        return choose(candidates, self.tolerance) if candidates else None
 
     @property
     def kept(self) -> list[Evaluation]:
@@ -353,7 +362,7 @@ class Search(BaseEstimator, ABC):
             averaging=state.get("averaging", False),
             augmented=state.get("augmented", False),
         )
-        search.settled_, moves = state.get("settled", False), state.get("moves")
+        search.settled_, moves = state.get("settled"), state.get("moves")
         search.moves_ = None if moves is None else Moves(**moves)
         search.curve_share_ = state.get("curve_share", 1.0)
         for name in ("generation", "records", "shares", "share_history"):

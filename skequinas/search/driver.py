@@ -68,7 +68,7 @@ def run_search(
             return
         parents = {e.proposal.number: e.network for e in search.population_}
         if search.augmented_ and search.moves_ is None and any(p.like_the_model for p in proposals):
-            chosen = search.result()
+            chosen = search.constrained
             assert chosen is not None
             candidates = candidate_moves(chosen.architecture.symmetry, *chosen.architecture.image_shape)
             search.moves_ = borne_moves(chosen.network, validation, candidates, search.seed_)

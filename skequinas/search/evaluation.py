@@ -16,7 +16,7 @@ from skequinas.nn.architecture import Architecture
 from skequinas.nn.networks import EquivariantNetwork, network_from_state
 from skequinas.training import TrainingSettings, mean_with_error
 
-__all__ = ["Evaluation", "Proposal", "choose"]
+__all__ = ["Evaluation", "Proposal", "choose", "clearly_better"]
 
 
 @dataclass(frozen=True)
@@ -166,6 +166,14 @@ class Evaluation:
             units=tensors["units"].numpy() if "units" in tensors else None,
             calls=None if calls is None else {int(layer): p_value for layer, p_value in calls},
         )
+
+
+def clearly_better(one: Evaluation, other: Evaluation, tolerance: float = 1.0) -> bool:
+    """Whether the loss of one is lower than that of another by more than ``tolerance`` standard errors."""
+    if one.diverged or other.diverged:
+        return other.diverged and not one.diverged
+    difference, standard_error = mean_with_error(other.losses - one.losses, one.weights, one.units)
+    return difference > tolerance * standard_error
 
 
 def choose(evaluations: Sequence[Evaluation], tolerance: float = 1.0) -> Evaluation:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
-from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -17,7 +15,7 @@ from skequinas.nn.networks import EquivariantNetwork
 from skequinas.training.data import DataPart, mean_with_error
 from skequinas.training.objective import CLASSIFICATION
 
-__all__ = ["EVALUATION_BATCH", "alone_or_not", "evaluate", "frozen", "simple_error"]
+__all__ = ["EVALUATION_BATCH", "evaluate", "frozen", "simple_error"]
 
 EVALUATION_BATCH = 128
 """Images at once where nothing is trained: on a CPU more are slower, since their maps leave the cache."""
@@ -40,34 +38,6 @@ def frozen(network: nn.Module) -> nn.Module:
     """The network in eval mode, as plain layers where it is faster so: its kernels are expanded once."""
     network.eval()
     return network.to_plain() if isinstance(network, EquivariantNetwork) and not network.is_fused else network
-
-
-def alone_or_not(plain: nn.Sequential, network: EquivariantNetwork | None = None) -> Callable[[Tensor], Tensor]:
-    """A plain network whose outputs for an image are the same, to about 1e-15, whatever images stand beside it.
-
-    torch convolves a single image by another algorithm than two or more, and how it multiplies by a dense layer depends
-    on the number of rows: in single precision the last digit or two. So there are always two images, and the dense
-    layers are done in double precision.
-
-    Parameters
-    ----------
-    plain : Sequential
-    network : EquivariantNetwork, optional
-        Of the same function. What comes before the dense layers is done by it where compiled kernels make that faster.
-    """
-    layers = list(plain.children())
-    at = next((i for i, layer in enumerate(layers) if isinstance(layer, nn.Linear)), len(layers))
-    features: Callable[[Tensor], Tensor] = nn.Sequential(*layers[:at])
-    head = copy.deepcopy(nn.Sequential(*layers[at:])).double()
-    if network is not None and network.is_fused and at < len(layers) and network.architecture.averaged is None:
-        features = network.eval().features
-
-    def respond(images: Tensor) -> Tensor:
-        found = features(images if len(images) > 1 else torch.cat([images, images]))
-        outputs: Tensor = head(found[: len(images)].double())
-        return outputs.to(found.dtype)  # and whatever order the rows of the last layer have
-
-    return respond
 
 
 def simple_error(training: DataPart, data: DataPart) -> float:

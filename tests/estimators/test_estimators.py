@@ -784,6 +784,22 @@ def test_a_network_that_says_the_same_of_every_image_is_pointed_out() -> None:
     model._warn_of_constant(nn.Flatten(), images[:1].expand(5, -1, -1, -1))  # where images are alike it is right
 
 
+@pytest.mark.parametrize("changed", ["module_", "network_", "neither"])
+@pytest.mark.parametrize(
+    "copied",
+    [lambda v: v, copy.deepcopy, lambda v: pickle.loads(pickle.dumps(v))],
+    ids=["itself", "copied", "pickled"],
+)
+def test_answers_are_those_of_the_module_whatever_is_changed(changed: str, copied: Callable[[Any], Any]) -> None:
+    """Compiled kernels work with the network that the module was made of, as long as both are as they were."""
+    model = copied(EquivariantNASClassifier(**SMALL).fit(X, y))
+    with torch.no_grad():
+        for parameter in [] if changed == "neither" else getattr(model, changed).parameters():
+            parameter.mul_(1.5)
+        outputs = model.module_(model.preprocessing_(torch.from_numpy(X.reshape(-1, 1, 8, 8))))
+    np.testing.assert_allclose(model.predict_proba(X), outputs.softmax(1)[:, model._class_order], atol=1e-5)
+
+
 def test_the_order_of_the_rows_does_not_change_the_verdict() -> None:
     images, labels = load_digits(n_class=6, return_X_y=True)
     verdicts = []

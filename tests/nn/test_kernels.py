@@ -292,6 +292,38 @@ def test_layers_can_be_copied(copied: Callable[[GroupConv2d], GroupConv2d]) -> N
     assert torch.equal(other(x), layer(x))
 
 
+@pytest.mark.parametrize(
+    "shape",
+    [(8, 8, 6, 6), (8, 32, 6, 6), (16, 6, 6), (8, 16, 0, 5)],
+    ids=lambda shape: "x".join(map(str, shape)),
+)
+def test_maps_that_do_not_fit_are_those_of_torch(shape: tuple[int, ...]) -> None:
+    """An error, or what torch makes of them, and never what lies beside them in memory."""
+    layer, norm = GroupConv2d(D4.whole, 2, 2, 3), OrbitBatchNorm2d(D4, 2)
+    x = drawn(*shape)
+    if shape == (16, 6, 6):
+        assert torch.equal(layer(x), layer(x[None])[0])
+        return
+    with pytest.raises(RuntimeError):
+        layer(x)
+    with pytest.raises((RuntimeError, ValueError, IndexError)):
+        norm.rectified(x)
+
+
+@pytest.mark.parametrize("shortcut", [(4, 24, 4, 4), (4, 8, 3, 4), (3, 8, 4, 4)])
+def test_a_shortcut_that_does_not_fit_is_an_error(shortcut: tuple[int, ...]) -> None:
+    with pytest.raises(RuntimeError):
+        OrbitBatchNorm2d(D4, 2).rectified(drawn(4, 16, 4, 4), None, drawn(*shortcut))
+
+
+def test_what_is_recorded_is_done_by_torch() -> None:
+    own, x = network().eval().requires_grad_(False), drawn(8, 3, 12, 12)
+    with torch.no_grad():
+        expected = own(drawn(8, 3, 12, 12, seed=1))
+        exported = torch.export.export(own, (x,)).module()
+        assert torch.allclose(exported(drawn(8, 3, 12, 12, seed=1)), expected, atol=1e-4)
+
+
 def test_what_is_not_a_number_stays_so() -> None:
     norm, x = OrbitBatchNorm2d(D4, 2), drawn(4, 16, 4, 4)
     x[1, 3, 2, 2] = float("nan")
@@ -324,6 +356,15 @@ def test_a_machine_without_them_does_without(monkeypatch: pytest.MonkeyPatch, tm
     try:
         assert [load(name) for name in ("avx512", "avx2", "portable")] == [None] * 3
         assert compiled.__wrapped__() is None
+    finally:
+        load.cache_clear()
+
+
+def test_kernels_of_another_version_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "_LAYOUT", -1)
+    load.cache_clear()
+    try:
+        assert [load(name) for name in BUILT] == [None] * len(BUILT)
     finally:
         load.cache_clear()
 

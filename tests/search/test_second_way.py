@@ -139,7 +139,7 @@ def test_before_it_wins_the_chosen_network_is_trained_likewise(
     assert chosen is not None
     assert chosen.proposal.ordinary == ordinary_wins
     assert chosen.proposal.again != ordinary_wins
-    assert (search.settled_, search.ask()) == (True, [])
+    assert (search.settled_, search.ask()) == (str(again.architecture), [])
 
 
 @pytest.mark.parametrize("ordinary", [(0.5, 0.6), (0.7, 0.8), (np.inf, 0.1)])
@@ -147,6 +147,43 @@ def test_where_it_does_not_win_nothing_is_trained_again(ordinary: tuple[float, f
     search = started()
     assert not any(p.again for p in drive(search, ordinary))
     assert search.again_ is None
+
+
+def test_until_they_are_compared_the_constrained_network_is_the_model() -> None:
+    search = started()
+    while not search.ordinary_:
+        search.tell([told(p, (0.1, 0.2) if p.ordinary else (0.5, 0.6)) for p in search.ask()])
+    chosen = search.result()
+    assert chosen is search.constrained
+    (again,) = search.ask()
+    search.pending_ = [told(again, (np.nan, np.nan))]  # cut off, so nobody tells
+    assert search.result() is chosen
+
+
+def test_another_choice_with_the_same_symmetry_is_compared_too() -> None:
+    search = started()
+    drive(search)
+    assert search.ask() == []
+    other = search.population_[0]
+    free = other.architecture.with_constraints((D4.subgroup("C4"),) * other.architecture.n_layers)
+    proposal = Proposal(**{**vars(other.proposal), "architecture": free})
+    search.population_ = [Evaluation(**{**vars(told(proposal, (0.5, 0.6))), "calls": {}})]
+    assert search.result() is search.population_[0]
+    (again,) = search.ask()
+    assert (again.again, again.architecture) == (True, free)
+    search.tell([told(again, (0.5, 0.6))])
+    assert search.result() is search.ordinary_
+    assert search.ask() == []
+
+
+def test_without_a_clear_difference_the_ordinary_network_is_not_taken_for_its_fewer_parameters() -> None:
+    search = started()
+    drive(search, (0.1, 0.2), (0.1, 0.2))
+    assert search.ordinary_ is not None
+    search.ordinary_.proposal = Proposal(
+        **{**vars(search.ordinary_.proposal), "architecture": search.architecture_.ordinary(D4.subgroup("C4"))}
+    )
+    assert search.result() is search.again_
 
 
 def test_a_search_saved_between_the_two_goes_on(tmp_path: Path) -> None:
@@ -210,7 +247,7 @@ def test_both_are_trained_on_images_moved_as_those_of_the_model(
         return original(self, seed)
 
     monkeypatch.setattr(driver, "borne_moves", lambda network, *_: Moves(shift=1))
-    monkeypatch.setattr(Search, "result", lambda self: self.ordinary_ or self.population_[0])
+    monkeypatch.setattr(Search, "_loses", lambda *_: True)
     monkeypatch.setattr(Moves, "start", spy)
     search = EvolutionarySearch(1, level=0.001).start(START, 8.0, TRAINING, 0, averaging=True, augmented=augmented)
     run_search(search, *stripes())

@@ -579,5 +579,5 @@ int skequinas_correlate(Job *job) {
     });
 }
 
-int skequinas_lanes() { return LANES; }
+int skequinas_layout() { return LAYOUT; }
 }

@@ -9,7 +9,8 @@ first rows :math:`w[o, i, k, t] = K[(o, e), (i, k), t]` and the orbits of what a
 and so a product of small matrices for each irreducible representation :math:`\rho`: with
 :math:`\hat z_\rho = \sum_g z[g] \rho(g)` and :math:`\hat v_\rho` alike, :math:`\hat y_\rho = \sum \hat z_\rho \hat
 v_\rho^T`. That takes :math:`\sum d_\rho^3` multiplications for each pair of orbits, where the dense kernel takes
-:math:`|H|^2`: 12 for 64 under D4, 4 for 16 under D2, 6 for 16 under C4, 2 for 4 under C2 and D1. The gradient by the
+:math:`|H|^2`: 12 for 64 under D4, 4 for 16 under D2, 2 for 4 under C2 and D1; and 6 for 16 under C4, whose pair of
+complex conjugates is one matrix, of which one row gives the other. The gradient by the
 input is such a convolution too, of the kernel's transpose; the gradient by v is a sum of products in the same basis.
 """
 
@@ -28,7 +29,7 @@ from torch.autograd.function import once_differentiable
 from skequinas.groups import Subgroup
 from skequinas.nn.bases import PixelBasis
 from skequinas.nn.filters import KernelSpace
-from skequinas.runtime.compiled import Compiled, Threads, check, compiled
+from skequinas.runtime.compiled import Compiled, Threads, can_be_told, check, compiled
 
 __all__ = ["FusedConvolution", "fused_convolution"]
 
@@ -127,9 +128,11 @@ class FusedConvolution:
 
         Where no gradients are wanted any number will do, so that outputs do not depend on how many there are.
         """
+        cosets, _, order = self.tables.shape
         return (
-            x.dtype == weight.dtype == torch.float32
-            and x.device.type == weight.device.type == "cpu"
+            can_be_told(x, weight)
+            and x.dim() == 4
+            and x.shape[1] == weight.shape[2] * cosets * order
             and (len(x) >= _FEWEST or not torch.is_grad_enabled())
             and not torch.is_autocast_enabled("cpu")
         )
@@ -169,12 +172,12 @@ class FusedConvolution:
         return entries.index_select(0, self.tables.places)
 
     def _job(self, x: Tensor, y: Tensor, n_in: int, n_out: int) -> _Job:
-        """What the compiled functions are told. It keeps the tables, and not the tensors."""
+        """What the compiled functions are told. It does not keep the tensors."""
         n, _, height, width = x.shape
         cosets, n_taps, order = self.tables.shape
         each, steps = self.tables.orbits, self.tables.steps
         orbits_in, orbits_out = (_orbits(each.tobytes(), fields, cosets, order) for fields in (n_in, n_out))
-        return _Job(
+        job = _Job(
             kind=self.tables.kind,
             images=n,
             height=height,
@@ -192,6 +195,8 @@ class FusedConvolution:
             y=y.data_ptr(),
             threads=self.kernels.threads(),
         )
+        job.kept = orbits_in, orbits_out, steps  # their addresses are all that it holds
+        return job
 
 
 _FEWEST = 4
@@ -200,7 +205,7 @@ _FEWEST = 4
 
 @cache
 def _orbits(each: bytes, fields: int, cosets: int, order: int) -> NDArray[np.int32]:
-    """The channels of so many fields, by orbits; kept, since jobs hold their address."""
+    """The channels of so many fields, by orbits."""
     orbits = np.frombuffer(each, np.int32).reshape(cosets, order)
     first = np.arange(fields, dtype=np.int32)[:, None, None] * np.int32(cosets * order)
     return np.ascontiguousarray(first + orbits)

@@ -126,8 +126,8 @@ def turn(compiled: Compiled, kernels: Sequence[TurnedKernel], rate: float, momen
     Weights and momenta are changed in place.
     """
     told = (_Kernel * len(kernels))()
-    for own, kernel in zip(told, kernels, strict=True):
-        tables = _tables(kernel.spaces)
+    kept = [_tables(kernel.spaces) for kernel in kernels]  # their addresses are all that is told
+    for own, kernel, tables in zip(told, kernels, kept, strict=True):
         own.weight, own.gradient = kernel.weight.data_ptr(), kernel.gradient.data_ptr()
         own.momentum, own.norms = kernel.momentum.data_ptr(), kernel.norms.data_ptr()
         own.n_free, own.n_out, own.n_in = kernel.weight.shape
@@ -136,3 +136,6 @@ def turn(compiled: Compiled, kernels: Sequence[TurnedKernel], rate: float, momen
         own.n_shapes, own.shapes = len(tables.shapes), tables.shapes.ctypes.data
     job = _Job(ctypes.addressof(told), len(kernels), rate, momentum, compiled.threads())
     check(compiled.functions.skequinas_muon(ctypes.byref(job)))
+    for kernel in kernels:
+        torch.autograd.graph.increment_version(kernel.weight)  # as torch's own changes in place do
+        torch.autograd.graph.increment_version(kernel.momentum)

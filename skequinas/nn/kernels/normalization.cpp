@@ -41,29 +41,31 @@ inline int64_t part(const Job &job, int64_t number) {
 // Sums of x and of its squares, about the first value of each channel.
 void sum(void *data) {
     Job &job = *static_cast<Job *>(data);
-    const int64_t n = job.channels;
-    std::vector<float> memory(2 * n);
-    float *__restrict first = memory.data(), *__restrict second = first + n;
-    const float *__restrict pivot = job.x;
-    for (int64_t number; (number = job.threads.next++) < PARTS;) {
-        double *total = job.sums + 2 * n * number;
-        std::fill(total, total + 2 * n, 0.0);
-        for (int64_t row = part(job, number); row < part(job, number + 1); row++) {
-            std::fill(first, first + 2 * n, 0.0f);
-            for (int64_t column = 0; column < job.width; column++) {
-                const float *__restrict x = job.x + (row * job.width + column) * n;
+    noted(job.threads, [&] {
+        const int64_t n = job.channels;
+        std::vector<float> memory(2 * n);
+        float *__restrict first = memory.data(), *__restrict second = first + n;
+        const float *__restrict pivot = job.x;
+        for (int64_t number; (number = job.threads.next++) < PARTS;) {
+            double *total = job.sums + 2 * n * number;
+            std::fill(total, total + 2 * n, 0.0);
+            for (int64_t row = part(job, number); row < part(job, number + 1); row++) {
+                std::fill(first, first + 2 * n, 0.0f);
+                for (int64_t column = 0; column < job.width; column++) {
+                    const float *__restrict x = job.x + (row * job.width + column) * n;
+                    for (int64_t c = 0; c < n; c++) {
+                        const float v = x[c] - pivot[c];
+                        first[c] += v;
+                        second[c] += v * v;
+                    }
+                }
                 for (int64_t c = 0; c < n; c++) {
-                    const float v = x[c] - pivot[c];
-                    first[c] += v;
-                    second[c] += v * v;
+                    total[c] += first[c];
+                    total[n + c] += second[c];
                 }
             }
-            for (int64_t c = 0; c < n; c++) {
-                total[c] += first[c];
-                total[n + c] += second[c];
-            }
         }
-    }
+    });
 }
 
 // From sums to the affine map.
@@ -113,29 +115,31 @@ inline void affine(const Job &job, const float *__restrict x, const float *__res
 
 void apply(void *data) {
     Job &job = *static_cast<Job *>(data);
-    const int64_t n = job.channels, m = job.shortcut_channels;
-    std::vector<float> memory(n);
-    float *__restrict v = memory.data();
-    for (int64_t number; (number = job.threads.next++) < PARTS;)
-        for (int64_t row = part(job, number); row < part(job, number + 1); row++)
-            for (int64_t column = 0; column < job.width; column++) {
-                const int64_t at = row * job.width + column;
-                if (!job.halve) {
-                    float *__restrict y = job.y + at * n;
-                    affine(job, job.x + at * n, job.shortcut + at * m, y);
-                    for (int64_t c = 0; c < n; c++)
-                        y[c] = y[c] < 0 ? 0 : y[c];
-                    continue;
+    noted(job.threads, [&] {
+        const int64_t n = job.channels, m = job.shortcut_channels;
+        std::vector<float> memory(n);
+        float *__restrict v = memory.data();
+        for (int64_t number; (number = job.threads.next++) < PARTS;)
+            for (int64_t row = part(job, number); row < part(job, number + 1); row++)
+                for (int64_t column = 0; column < job.width; column++) {
+                    const int64_t at = row * job.width + column;
+                    if (!job.halve) {
+                        float *__restrict y = job.y + at * n;
+                        affine(job, job.x + at * n, job.shortcut + at * m, y);
+                        for (int64_t c = 0; c < n; c++)
+                            y[c] = y[c] < 0 ? 0 : y[c];
+                        continue;
+                    }
+                    float *__restrict y = job.y + (row / 2 * (job.width / 2) + column / 2) * n;
+                    affine(job, job.x + at * n, job.shortcut + at * m, v);
+                    if (row % 2 == 0 && column % 2 == 0)
+                        for (int64_t c = 0; c < n; c++)
+                            y[c] = (v[c] < 0 ? 0 : v[c]) * 0.25f;
+                    else
+                        for (int64_t c = 0; c < n; c++)
+                            y[c] += (v[c] < 0 ? 0 : v[c]) * 0.25f;
                 }
-                float *__restrict y = job.y + (row / 2 * (job.width / 2) + column / 2) * n;
-                affine(job, job.x + at * n, job.shortcut + at * m, v);
-                if (row % 2 == 0 && column % 2 == 0)
-                    for (int64_t c = 0; c < n; c++)
-                        y[c] = (v[c] < 0 ? 0 : v[c]) * 0.25f;
-                else
-                    for (int64_t c = 0; c < n; c++)
-                        y[c] += (v[c] < 0 ? 0 : v[c]) * 0.25f;
-            }
+    });
 }
 
 // The gradient of what the rectifier is given at a position; v holds that.
@@ -151,33 +155,35 @@ inline void rectified(const Job &job, int64_t row, int64_t column, float *__rest
 // Sums of the gradient, and of it times normalised x, over each channel.
 void sum_gradients(void *data) {
     Job &job = *static_cast<Job *>(data);
-    const int64_t n = job.channels, m = job.shortcut_channels;
-    std::vector<float> memory(4 * n);
-    float *__restrict first = memory.data(), *__restrict second = first + n;
-    float *__restrict v = first + 2 * n, *__restrict pivot = first + 3 * n;
-    for (int64_t c = 0; c < n; c++)
-        pivot[c] = job.mean[c / job.order] - (job.offset ? job.offset[c] : 0.0f);
-    for (int64_t number; (number = job.threads.next++) < PARTS;) {
-        double *total = job.sums + 2 * n * number;
-        std::fill(total, total + 2 * n, 0.0);
-        for (int64_t row = part(job, number); row < part(job, number + 1); row++) {
-            std::fill(first, first + 2 * n, 0.0f);
-            for (int64_t column = 0; column < job.width; column++) {
-                const int64_t at = row * job.width + column;
-                const float *__restrict x = job.x + at * n;
-                affine(job, x, job.shortcut + at * m, v);
-                rectified(job, row, column, v);
+    noted(job.threads, [&] {
+        const int64_t n = job.channels, m = job.shortcut_channels;
+        std::vector<float> memory(4 * n);
+        float *__restrict first = memory.data(), *__restrict second = first + n;
+        float *__restrict v = first + 2 * n, *__restrict pivot = first + 3 * n;
+        for (int64_t c = 0; c < n; c++)
+            pivot[c] = job.mean[c / job.order] - (job.offset ? job.offset[c] : 0.0f);
+        for (int64_t number; (number = job.threads.next++) < PARTS;) {
+            double *total = job.sums + 2 * n * number;
+            std::fill(total, total + 2 * n, 0.0);
+            for (int64_t row = part(job, number); row < part(job, number + 1); row++) {
+                std::fill(first, first + 2 * n, 0.0f);
+                for (int64_t column = 0; column < job.width; column++) {
+                    const int64_t at = row * job.width + column;
+                    const float *__restrict x = job.x + at * n;
+                    affine(job, x, job.shortcut + at * m, v);
+                    rectified(job, row, column, v);
+                    for (int64_t c = 0; c < n; c++) {
+                        first[c] += v[c];
+                        second[c] += v[c] * (x[c] - pivot[c]);
+                    }
+                }
                 for (int64_t c = 0; c < n; c++) {
-                    first[c] += v[c];
-                    second[c] += v[c] * (x[c] - pivot[c]);
+                    total[c] += first[c];
+                    total[n + c] += second[c];
                 }
             }
-            for (int64_t c = 0; c < n; c++) {
-                total[c] += first[c];
-                total[n + c] += second[c];
-            }
         }
-    }
+    });
 }
 
 // From these sums to the gradients of what there is one of for each field or channel.
@@ -214,23 +220,25 @@ void summarise_gradients(const Job &job, float *level, float *along) {
 
 void apply_gradients(void *data) {
     Job &job = *static_cast<Job *>(data);
-    const int64_t n = job.channels, m = job.shortcut_channels;
-    std::vector<float> memory(n);
-    float *__restrict v = memory.data();
-    const float *__restrict slope = job.slope, *__restrict level = job.level, *__restrict along = job.along;
-    for (int64_t number; (number = job.threads.next++) < PARTS;)
-        for (int64_t row = part(job, number); row < part(job, number + 1); row++)
-            for (int64_t column = 0; column < job.width; column++) {
-                const int64_t at = row * job.width + column;
-                const float *__restrict x = job.x + at * n;
-                float *__restrict dx = job.dx + at * n;
-                affine(job, x, job.shortcut + at * m, v);
-                rectified(job, row, column, v);
-                for (int64_t c = 0; c < n; c++)
-                    dx[c] = slope[c] * v[c] + along[c] * x[c] + level[c];
-                if (m)
-                    std::copy(v, v + m, job.dshortcut + at * m);
-            }
+    noted(job.threads, [&] {
+        const int64_t n = job.channels, m = job.shortcut_channels;
+        std::vector<float> memory(n);
+        float *__restrict v = memory.data();
+        const float *__restrict slope = job.slope, *__restrict level = job.level, *__restrict along = job.along;
+        for (int64_t number; (number = job.threads.next++) < PARTS;)
+            for (int64_t row = part(job, number); row < part(job, number + 1); row++)
+                for (int64_t column = 0; column < job.width; column++) {
+                    const int64_t at = row * job.width + column;
+                    const float *__restrict x = job.x + at * n;
+                    float *__restrict dx = job.dx + at * n;
+                    affine(job, x, job.shortcut + at * m, v);
+                    rectified(job, row, column, v);
+                    for (int64_t c = 0; c < n; c++)
+                        dx[c] = slope[c] * v[c] + along[c] * x[c] + level[c];
+                    if (m)
+                        std::copy(v, v + m, job.dshortcut + at * m);
+                }
+    });
 }
 
 } // namespace
@@ -243,9 +251,11 @@ int skequinas_normalize(Job *job) {
         std::vector<double> sums(PARTS * 2 * job->channels);
         job->sums = sums.data();
         run(job->threads, sum, job);
+        if (job->threads.failed)
+            return 1;
         summarise(*job);
         run(job->threads, apply, job);
-        return 0;
+        return int(job->threads.failed);
     });
 }
 
@@ -253,7 +263,7 @@ int skequinas_normalize(Job *job) {
 int skequinas_rectify(Job *job) {
     return guarded([&] {
         run(job->threads, apply, job);
-        return 0;
+        return int(job->threads.failed);
     });
 }
 
@@ -266,9 +276,11 @@ int skequinas_normalize_backward(Job *job) {
         job->level = each.data();
         job->along = each.data() + job->channels;
         run(job->threads, sum_gradients, job);
+        if (job->threads.failed)
+            return 1;
         summarise_gradients(*job, each.data(), each.data() + job->channels);
         run(job->threads, apply_gradients, job);
-        return 0;
+        return int(job->threads.failed);
     });
 }
 }

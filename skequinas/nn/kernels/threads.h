@@ -6,8 +6,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <new>
+#include <system_error>
 #include <thread>
 #include <vector>
+
+constexpr int LAYOUT = 1; // of all jobs; the same as in compiled.py
 
 struct Threads {
     int64_t number;
@@ -26,11 +29,24 @@ inline void run(Threads &threads, void (*work)(void *), void *data) {
         threads.parallel(work, data, unsigned(threads.number), 0);
     } else {
         std::vector<std::thread> others;
-        for (int64_t i = 1; i < threads.number; i++)
-            others.emplace_back(work, data);
+        try {
+            others.reserve(threads.number);
+            for (int64_t i = 1; i < threads.number; i++)
+                others.emplace_back(work, data);
+        } catch (const std::system_error &) { // those that are there do the work
+        }
         work(data);
         for (auto &other : others)
             other.join();
+    }
+}
+
+// In a thread: f, or a note that there was no memory.
+template <class F> void noted(Threads &threads, F f) {
+    try {
+        f();
+    } catch (const std::bad_alloc &) {
+        threads.failed = 1;
     }
 }
 

@@ -46,11 +46,17 @@ struct Memory { // aligned, kept by its thread, and only ever larger
 
 // ---- transposition of LANES vectors, by exchanging halves of blocks
 
+#if defined(__clang__) || __GNUC__ >= 12
+#define SHUFFLED(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+typedef int32_t Places __attribute__((vector_size(LANES * 4)));
+#define SHUFFLED(a, b, ...) __builtin_shuffle(a, b, Places{__VA_ARGS__})
+#endif
 template <int S, size_t... I> inline V low(V a, V b, std::index_sequence<I...>) {
-    return __builtin_shufflevector(a, b, ((I / S) % 2 ? LANES + (int)I - S : (int)I)...);
+    return SHUFFLED(a, b, ((I / S) % 2 ? LANES + (int)I - S : (int)I)...);
 }
 template <int S, size_t... I> inline V high(V a, V b, std::index_sequence<I...>) {
-    return __builtin_shufflevector(a, b, ((I / S) % 2 ? LANES + (int)I : (int)I + S)...);
+    return SHUFFLED(a, b, ((I / S) % 2 ? LANES + (int)I : (int)I + S)...);
 }
 template <int S> inline void exchange(V *v) {
     for (int i = 0; i < LANES; i++)
