@@ -274,15 +274,17 @@ class BaseEquivariantNAS(ExportMixin, CallbackSupportMixin, BaseEstimator, Param
 
     def __getstate__(self) -> Any:
         """What is pickled: a group of another library, which may not be able to, becomes ours."""
-        state = {name: value for name, value in super().__getstate__().items() if name != "_fitted_versions"}
+        state = super().__getstate__()
+        if self.__sklearn_is_fitted__() and not self._is_as_fitted():
+            state = state | {"_fitted_versions": None}
         if is_foreign(state["group"]):
             state = state | {"group": parse_group(state["group"])}
         return state
 
     def __setstate__(self, state: Any) -> None:
-        """Networks that come from elsewhere belong together."""
+        """Networks that come from elsewhere belong together if they did so there."""
         super().__setstate__(state)
-        if self.__sklearn_is_fitted__():
+        if self.__dict__.get("_fitted_versions") is not None:
             self._fitted_versions = versions(self.network_, self.module_)
 
     def __sklearn_is_fitted__(self) -> bool:
@@ -293,17 +295,21 @@ class BaseEquivariantNAS(ExportMixin, CallbackSupportMixin, BaseEstimator, Param
         """Images to predict for, as finite rows; they must be as those in `fit`."""
         return read_more(self, X, self.image_shape_)
 
+    def _is_as_fitted(self) -> bool:
+        """Whether ``network_`` and ``module_`` are as `fit` left them, and so the same function."""
+        return self.__dict__.get("_fitted_versions") == versions(self.network_, self.module_)
+
     def _outputs(self, X: ArrayLike) -> NDArray[np.float64]:
         """The responses of the network to X, in float64."""
         check_is_fitted(self)
         images = as_images(self._rows(X), self.image_shape_)
         device = self._prediction_device()
         preprocessing, plain = self.preprocessing_, self.module_
-        as_fitted = self.__dict__.get("_fitted_versions") == versions(self.network_, self.module_)
+        fast = self.network_ if device.type == "cpu" and self._is_as_fitted() else None
         if device.type != "cpu":
             preprocessing, plain = copy.deepcopy(preprocessing).to(device), copy.deepcopy(plain).to(device)
         with worker_threads(), no_autocast(), torch.inference_mode():
-            respond = alone_or_not(plain, self.network_ if as_fitted and device.type == "cpu" else None)
+            respond = alone_or_not(plain, fast)
             parts = [self._respond(respond(preprocessing(x.to(device)))) for x in images.split(EVALUATION_BATCH)]
             outputs: NDArray[np.float64] = torch.cat(parts).double().cpu().numpy()
         if not np.isfinite(outputs).all():

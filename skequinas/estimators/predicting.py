@@ -14,11 +14,11 @@ __all__ = ["alone_or_not", "versions"]
 
 
 def alone_or_not(plain: nn.Sequential, network: EquivariantNetwork | None = None) -> Callable[[Tensor], Tensor]:
-    """A plain network whose outputs for an image are the same, to about 1e-15, whatever images stand beside it.
+    """A plain network whose outputs for an image are the same whatever images stand beside it.
 
     torch convolves a single image by another algorithm than two or more, and how it multiplies by a dense layer depends
     on the number of rows: in single precision the last digit or two. So there are always two images, and the dense
-    layers are done in double precision.
+    layers are done in double precision and rounded in the end.
 
     Parameters
     ----------

@@ -790,12 +790,17 @@ def test_a_network_that_says_the_same_of_every_image_is_pointed_out() -> None:
     [lambda v: v, copy.deepcopy, lambda v: pickle.loads(pickle.dumps(v))],
     ids=["itself", "copied", "pickled"],
 )
-def test_answers_are_those_of_the_module_whatever_is_changed(changed: str, copied: Callable[[Any], Any]) -> None:
+@pytest.mark.parametrize("changed_first", [True, False])
+def test_answers_are_those_of_the_module_whatever_is_changed(
+    changed: str, copied: Callable[[Any], Any], changed_first: bool
+) -> None:
     """Compiled kernels work with the network that the module was made of, as long as both are as they were."""
-    model = copied(EquivariantNASClassifier(**SMALL).fit(X, y))
+    model = EquivariantNASClassifier(**SMALL).fit(X, y)
+    model = model if changed_first else copied(model)
     with torch.no_grad():
         for parameter in [] if changed == "neither" else getattr(model, changed).parameters():
             parameter.mul_(1.5)
+        model = copied(model) if changed_first else model
         outputs = model.module_(model.preprocessing_(torch.from_numpy(X.reshape(-1, 1, 8, 8))))
     np.testing.assert_allclose(model.predict_proba(X), outputs.softmax(1)[:, model._class_order], atol=1e-5)
 

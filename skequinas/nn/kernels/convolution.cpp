@@ -121,6 +121,7 @@ struct Job {
     const float *x;            // (images, height, width, channels_in)
     float *y;                  // (images, height, width, channels_out); for gradients of weights: what is given
     const float *blocks;       // of the kernel, packed
+    float *slots;              // sums of gradients
     float *gradient;           // (fields_out * fields_in * taps * order): that of weights
     Threads threads;
 };
@@ -284,18 +285,46 @@ void correlate_all(
 thread_local Memory scratch_memory, second_memory, gathered_memory, product_memory;
 thread_local std::vector<int32_t> positions;
 
+// The inputs of a unit, with their border.
+const V *read_inputs(const Job &job, const Unit &unit, const Scratch &s) {
+    V *x = scratch_memory.at_least(s.plane * job.channels_in);
+    fill(job, unit, s, job.half, job.x, job.channels_in, x);
+    return x;
+}
+
+// From a position to where each moved tap reads, in the scratch.
+std::vector<int64_t> steps_in(const Job &job, const Scratch &s, int order) {
+    std::vector<int64_t> steps(job.taps * order);
+    for (size_t i = 0; i < steps.size(); i++)
+        steps[i] = job.steps[2 * i] * s.width + job.steps[2 * i + 1];
+    return steps;
+}
+
+// Transform so many orbits. Signs lie `sign_stride` apart, the two entries of pairs `pair_stride`, rows side by side.
+template <class H, class Read>
+inline void transform(int64_t count, Read read, V *signs, int64_t sign_stride, V *pairs, int64_t pair_stride) {
+    for (int64_t t = 0; t < count; t++) {
+        V orbit[H::order], o[H::order];
+        for (int h = 0; h < H::order; h++)
+            orbit[h] = read(h, t);
+        H::forward(orbit, o);
+        for (int i = 0; i < H::signs; i++)
+            signs[i * sign_stride + t] = o[i];
+        for (int a = 0; a < H::rows; a++)
+            for (int b = 0; b < 2; b++)
+                pairs[b * pair_stride + a * count + t] = o[H::signs + 2 * a + b];
+    }
+}
+
 template <class H> void convolve_unit(const Job &job, const Unit &unit) {
     constexpr int order = H::order, rows = H::rows, signs = H::signs;
     const Scratch s(job, unit, job.half);
     const int64_t n_positions = unit.batches * unit.rows * job.width, n = job.fields_in * job.taps;
     const int64_t sign = sign_size<H>(job);
-    V *x = scratch_memory.at_least(s.plane * job.channels_in);
-    fill(job, unit, s, job.half, job.x, job.channels_in, x);
+    const V *x = read_inputs(job, unit, s);
+    const std::vector<int64_t> steps = steps_in(job, s, order);
     positions.resize(n_positions);
     place(job, unit, s, job.half, positions.data());
-    std::vector<int64_t> steps(job.taps * order);
-    for (int64_t i = 0; i < job.taps * order; i++)
-        steps[i] = job.steps[2 * i] * s.width + job.steps[2 * i + 1];
 
     // one representation after the other: [tap and field, and entry][row and position]
     V *z = gathered_memory.at_least(n * (signs + 2 * rows * (rows ? 2 : 0)) * TILE + 16);
@@ -317,17 +346,9 @@ template <class H> void convolve_unit(const Job &job, const Unit &unit) {
                 for (int h = 0; h < order; h++)
                     source[h] = plane[h] + steps[tap * order + h];
                 const int64_t k = field * job.taps + tap;
-                for (int64_t t = 0; t < count; t++) {
-                    V orbit[order], o[order];
-                    for (int h = 0; h < order; h++)
-                        orbit[h] = source[h][at[t]];
-                    H::forward(orbit, o);
-                    for (int i = 0; i < signs; i++)
-                        z[(i * n + k) * TILE + t] = o[i];
-                    for (int a = 0; a < rows; a++)
-                        for (int b = 0; b < 2; b++)
-                            pair_z[(2 * k + b) * rows * TILE + a * count + t] = o[signs + 2 * a + b];
-                }
+                transform<H>(
+                    count, [&](int h, int64_t t) { return source[h][at[t]]; }, z + k * TILE, n * TILE,
+                    pair_z + 2 * k * rows * TILE, rows * TILE);
             }
         }
         for (int i = 0; i < signs; i++)
@@ -379,15 +400,12 @@ template <class H> void correlate_unit(const Job &job, const Unit &unit, float *
     constexpr int order = H::order, rows = H::rows, signs = H::signs;
     const Scratch s(job, unit, job.half), plain(job, unit, 0);
     const int64_t n_positions = unit.batches * unit.rows * job.width, n = job.fields_in * job.taps, m = job.fields_out;
-    V *x = scratch_memory.at_least(s.plane * job.channels_in);
-    fill(job, unit, s, job.half, job.x, job.channels_in, x);
+    const V *x = read_inputs(job, unit, s);
     V *dy = second_memory.at_least(plain.plane * job.channels_out);
     fill(job, unit, plain, 0, job.y, job.channels_out, dy);
+    const std::vector<int64_t> steps = steps_in(job, s, order);
     positions.resize(n_positions);
     place(job, unit, s, job.half, positions.data());
-    std::vector<int64_t> steps(job.taps * order);
-    for (int64_t i = 0; i < job.taps * order; i++)
-        steps[i] = job.steps[2 * i] * s.width + job.steps[2 * i + 1];
 
     constexpr int pair_columns = rows ? rows : 1;
     V *z = gathered_memory.at_least(PAIRS * (signs + 2 * pair_columns) * CHUNK);
@@ -400,17 +418,9 @@ template <class H> void correlate_unit(const Job &job, const Unit &unit, float *
             const V *plane[order];
             for (int h = 0; h < order; h++)
                 plane[h] = dy + job.orbits_out[field * order + h] * plain.plane + first;
-            for (int64_t t = 0; t < count; t++) {
-                V orbit[order], o[order];
-                for (int h = 0; h < order; h++)
-                    orbit[h] = plane[h][t];
-                H::forward(orbit, o);
-                for (int i = 0; i < signs; i++)
-                    a[(i * m + field) * CHUNK + t] = o[i];
-                for (int r = 0; r < rows; r++)
-                    for (int c = 0; c < 2; c++)
-                        pair_a[(2 * field + c) * rows * CHUNK + r * count + t] = o[signs + 2 * r + c];
-            }
+            transform<H>(
+                count, [&](int h, int64_t t) { return plane[h][t]; }, a + field * CHUNK, m * CHUNK,
+                pair_a + 2 * field * rows * CHUNK, rows * CHUNK);
         }
         for (int64_t k = 0; k < n; k += PAIRS) {
             const int64_t pairs = std::min<int64_t>(PAIRS, n - k);
@@ -419,17 +429,9 @@ template <class H> void correlate_unit(const Job &job, const Unit &unit, float *
                 const V *source[order];
                 for (int h = 0; h < order; h++)
                     source[h] = x + job.orbits_in[field * order + h] * s.plane + steps[tap * order + h];
-                for (int64_t t = 0; t < count; t++) {
-                    V orbit[order], o[order];
-                    for (int h = 0; h < order; h++)
-                        orbit[h] = source[h][at[t]];
-                    H::forward(orbit, o);
-                    for (int i = 0; i < signs; i++)
-                        z[(i * PAIRS + p) * CHUNK + t] = o[i];
-                    for (int r = 0; r < rows; r++)
-                        for (int b = 0; b < 2; b++)
-                            pair_z[(2 * p + b) * rows * CHUNK + r * count + t] = o[signs + 2 * r + b];
-                }
+                transform<H>(
+                    count, [&](int h, int64_t t) { return source[h][at[t]]; }, z + p * CHUNK, PAIRS * CHUNK,
+                    pair_z + 2 * p * rows * CHUNK, rows * CHUNK);
             }
             for (int i = 0; i < signs; i++)
                 correlate_all(a + i * m * CHUNK, m, z + i * PAIRS * CHUNK, pairs, count, CHUNK, slot + i * m * n + k, n);
@@ -525,10 +527,9 @@ template <class H> void correlate_worker(void *data) {
     Job &job = *static_cast<Job *>(data);
     try {
         const Plan plan(job);
-        float *slots = const_cast<float *>(job.blocks);
         for (int64_t slot; (slot = job.threads.next++) < SLOTS;)
             for (int64_t i = slot; i < plan.n; i += SLOTS)
-                correlate_unit<H>(job, plan.unit(job, i), slots + slot * slot_size<H>(job));
+                correlate_unit<H>(job, plan.unit(job, i), job.slots + slot * slot_size<H>(job));
     } catch (const std::bad_alloc &) {
         job.threads.failed = 1;
     }
@@ -544,7 +545,7 @@ template <class H> int convolve(Job &job, const float *kernel) {
 
 template <class H> int correlate(Job &job) {
     std::vector<float> slots(SLOTS * slot_size<H>(job));
-    job.blocks = slots.data();
+    job.slots = slots.data();
     run(job.threads, correlate_worker<H>, &job);
     if (!job.threads.failed)
         gather_slots<H>(job, slots.data());

@@ -43,7 +43,8 @@ class _Job(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("kind", "images", "height", "width", "taps", "half")),
         *((name, ctypes.c_int64) for name in ("fields_in", "fields_out", "channels_in", "channels_out")),
-        *((name, ctypes.c_void_p) for name in ("orbits_in", "orbits_out", "steps", "x", "y", "blocks", "gradient")),
+        *((name, ctypes.c_void_p) for name in ("orbits_in", "orbits_out", "steps", "x", "y")),
+        *((name, ctypes.c_void_p) for name in ("blocks", "slots", "gradient")),
         ("threads", Threads),
     )
 
@@ -175,8 +176,11 @@ class FusedConvolution:
         """What the compiled functions are told. It does not keep the tensors."""
         n, _, height, width = x.shape
         cosets, n_taps, order = self.tables.shape
-        each, steps = self.tables.orbits, self.tables.steps
-        orbits_in, orbits_out = (_orbits(each.tobytes(), fields, cosets, order) for fields in (n_in, n_out))
+        steps = self.tables.steps
+        orbits_in, orbits_out = (
+            self.tables.orbits + np.arange(fields, dtype=np.int32)[:, None, None] * np.int32(cosets * order)
+            for fields in (n_in, n_out)
+        )
         job = _Job(
             kind=self.tables.kind,
             images=n,
@@ -201,14 +205,6 @@ class FusedConvolution:
 
 _FEWEST = 4
 """Images from which on it pays: eight or sixteen are worked on at once."""
-
-
-@cache
-def _orbits(each: bytes, fields: int, cosets: int, order: int) -> NDArray[np.int32]:
-    """The channels of so many fields, by orbits."""
-    orbits = np.frombuffer(each, np.int32).reshape(cosets, order)
-    first = np.arange(fields, dtype=np.int32)[:, None, None] * np.int32(cosets * order)
-    return np.ascontiguousarray(first + orbits)
 
 
 @cache

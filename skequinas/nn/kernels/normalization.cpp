@@ -38,33 +38,38 @@ inline int64_t part(const Job &job, int64_t number) {
     return job.images * job.height / 2 * number / PARTS * 2 + (number == PARTS ? job.images * job.height % 2 : 0);
 }
 
+// Two sums over each channel, part by part: add(row, column, first, second) adds what a position gives.
+template <class F> void sum_positions(Job &job, F add) {
+    const int64_t n = job.channels;
+    std::vector<float> memory(2 * n);
+    float *first = memory.data(), *second = first + n;
+    for (int64_t number; (number = job.threads.next++) < PARTS;) {
+        double *total = job.sums + 2 * n * number;
+        std::fill(total, total + 2 * n, 0.0);
+        for (int64_t row = part(job, number); row < part(job, number + 1); row++) {
+            std::fill(first, first + 2 * n, 0.0f);
+            for (int64_t column = 0; column < job.width; column++)
+                add(row, column, first, second);
+            for (int64_t c = 0; c < 2 * n; c++)
+                total[c] += first[c];
+        }
+    }
+}
+
 // Sums of x and of its squares, about the first value of each channel.
 void sum(void *data) {
     Job &job = *static_cast<Job *>(data);
     noted(job.threads, [&] {
         const int64_t n = job.channels;
-        std::vector<float> memory(2 * n);
-        float *__restrict first = memory.data(), *__restrict second = first + n;
         const float *__restrict pivot = job.x;
-        for (int64_t number; (number = job.threads.next++) < PARTS;) {
-            double *total = job.sums + 2 * n * number;
-            std::fill(total, total + 2 * n, 0.0);
-            for (int64_t row = part(job, number); row < part(job, number + 1); row++) {
-                std::fill(first, first + 2 * n, 0.0f);
-                for (int64_t column = 0; column < job.width; column++) {
-                    const float *__restrict x = job.x + (row * job.width + column) * n;
-                    for (int64_t c = 0; c < n; c++) {
-                        const float v = x[c] - pivot[c];
-                        first[c] += v;
-                        second[c] += v * v;
-                    }
-                }
-                for (int64_t c = 0; c < n; c++) {
-                    total[c] += first[c];
-                    total[n + c] += second[c];
-                }
+        sum_positions(job, [&](int64_t row, int64_t column, float *__restrict first, float *__restrict second) {
+            const float *__restrict x = job.x + (row * job.width + column) * n;
+            for (int64_t c = 0; c < n; c++) {
+                const float v = x[c] - pivot[c];
+                first[c] += v;
+                second[c] += v * v;
             }
-        }
+        });
     });
 }
 
@@ -157,32 +162,20 @@ void sum_gradients(void *data) {
     Job &job = *static_cast<Job *>(data);
     noted(job.threads, [&] {
         const int64_t n = job.channels, m = job.shortcut_channels;
-        std::vector<float> memory(4 * n);
-        float *__restrict first = memory.data(), *__restrict second = first + n;
-        float *__restrict v = first + 2 * n, *__restrict pivot = first + 3 * n;
+        std::vector<float> memory(2 * n);
+        float *__restrict v = memory.data(), *__restrict pivot = v + n;
         for (int64_t c = 0; c < n; c++)
             pivot[c] = job.mean[c / job.order] - (job.offset ? job.offset[c] : 0.0f);
-        for (int64_t number; (number = job.threads.next++) < PARTS;) {
-            double *total = job.sums + 2 * n * number;
-            std::fill(total, total + 2 * n, 0.0);
-            for (int64_t row = part(job, number); row < part(job, number + 1); row++) {
-                std::fill(first, first + 2 * n, 0.0f);
-                for (int64_t column = 0; column < job.width; column++) {
-                    const int64_t at = row * job.width + column;
-                    const float *__restrict x = job.x + at * n;
-                    affine(job, x, job.shortcut + at * m, v);
-                    rectified(job, row, column, v);
-                    for (int64_t c = 0; c < n; c++) {
-                        first[c] += v[c];
-                        second[c] += v[c] * (x[c] - pivot[c]);
-                    }
-                }
-                for (int64_t c = 0; c < n; c++) {
-                    total[c] += first[c];
-                    total[n + c] += second[c];
-                }
+        sum_positions(job, [&](int64_t row, int64_t column, float *__restrict first, float *__restrict second) {
+            const int64_t at = row * job.width + column;
+            const float *__restrict x = job.x + at * n;
+            affine(job, x, job.shortcut + at * m, v);
+            rectified(job, row, column, v);
+            for (int64_t c = 0; c < n; c++) {
+                first[c] += v[c];
+                second[c] += v[c] * (x[c] - pivot[c]);
             }
-        }
+        });
     });
 }
 

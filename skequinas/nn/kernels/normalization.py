@@ -70,11 +70,8 @@ def rectify(
     kernels, x, shortcut, halve
         As there.
     """
-    x = x.contiguous(memory_format=torch.channels_last)
-    shortcut = None if shortcut is None else shortcut.contiguous(memory_format=torch.channels_last)
+    x, shortcut, y = _maps(x, shortcut, halve)
     n, channels, height, width = x.shape
-    size = (height // 2, width // 2) if halve else (height, width)
-    y = torch.empty((n, channels, *size), dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
     slope, shift = slope.contiguous(), shift.contiguous()
     job = _Job(
         images=n,
@@ -95,6 +92,15 @@ def rectify(
     return y
 
 
+def _maps(x: Tensor, shortcut: Tensor | None, halve: bool) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Maps and shortcut with channels last, and where to put what comes out."""
+    x = x.contiguous(memory_format=torch.channels_last)
+    shortcut = None if shortcut is None else shortcut.contiguous(memory_format=torch.channels_last)
+    n, channels, *sides = x.shape
+    shape = n, channels, *(side // 2 if halve else side for side in sides)
+    return x, shortcut, torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+
+
 class _Normalization(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -108,14 +114,10 @@ class _Normalization(torch.autograd.Function):
         halve: bool,
         kernels: Compiled,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        x = x.contiguous(memory_format=torch.channels_last)
-        shortcut = None if shortcut is None else shortcut.contiguous(memory_format=torch.channels_last)
+        x, shortcut, y = _maps(x, shortcut, halve)
         offset = None if offset is None else offset.contiguous()
-        n, channels, height, width = x.shape
-        size = (height // 2, width // 2) if halve else (height, width)
-        y = torch.empty((n, channels, *size), dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
         mean, variance = torch.empty_like(weight), torch.empty_like(weight)
-        means, slope, shift = weight.new_empty(3, channels).unbind()
+        means, slope, shift = weight.new_empty(3, x.shape[1]).unbind()
         ctx.save_for_backward(x, offset, weight, bias, shortcut, mean, variance, means, slope, shift)
         ctx.eps, ctx.halve, ctx.kernels = eps, halve, kernels
         ctx.mark_non_differentiable(mean, variance)
