@@ -103,9 +103,9 @@ class Parameters:
         """The second way to a symmetric model: an ordinary network, trained on images that are moved by random elements
         of the symmetry, whose outputs are averaged over the images moved by all of them. It is exactly symmetric too,
         and takes as many times as long to predict as there are elements. "auto" lets a search that found a symmetry by
-        evidence try it in the end, for as long as the final training will take, and keeps it where the held-out loss is
-        lower by more than the search's ``tolerance``, also than that of the constrained network trained likewise: with
-        ``architecture="auto"``, from 12x12 pixels on, and if a time budget leaves time for it. "always" takes it
+        evidence try it in the end, for as long as its first network was trained, and keeps it where the held-out loss
+        is lower by more than the search's ``tolerance``, also than that of the constrained network trained likewise:
+        with ``architecture="auto"``, from 12x12 pixels on, and if a time budget leaves time for it. "always" takes it
         without a comparison (with ``search="none"``, for the whole group). Turns by other than multiples of 90
         degrees interpolate, so such symmetries have the first way alone.""",
     )
@@ -123,8 +123,9 @@ class Parameters:
         [Interval(Real, 0, None, closed="neither"), None],
         """Passes over the data in the final training, to which those of the search are in proportion. None makes it
         about 500 mini-batches of 64, between 4 and 80 epochs, at most: a search that gathers evidence trains its first
-        network in parts that double its length for as long as that lowers the held-out error. The other trainings of
-        the search are then in proportion to the length at which that ended, and the final one twice as long.""",
+        network in parts that double its length for as long as that lowers the held-out error, up to half of that. The
+        other trainings of the search are then in proportion to the length at which that ended, and the final one is
+        three times as long, but no longer than those 500 mini-batches.""",
     )
     batch_size: int = _parameter(
         64, "int", [Interval(Integral, 2, None, closed="left")], "Images in a mini-batch, at least 2."

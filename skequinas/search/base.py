@@ -24,10 +24,11 @@ from skequinas.runtime.process import fitting_state
 from skequinas.search.evaluation import Evaluation, Proposal, choose, clearly_better
 from skequinas.training import DataPart, SearchProgress, TrainingSettings, evaluate
 from skequinas.training.augmentation import Moves
+from skequinas.training.curve import GREATEST_SHARE
 
 __all__ = ["Search"]
 
-_FINAL_LENGTH = 2.0
+_FINAL_LENGTH = 3.0
 """A final training in lengths that the curve of the search's first network found to pay: it has more images, which may
 be moved too, and what it gives is the model."""
 
@@ -82,7 +83,7 @@ class Search(BaseEstimator, ABC):
             Whether, once nothing else is left to try, the second way to the symmetry that was found is tried too, if
             there is any: the network without constraints, trained on images moved at random, its outputs averaged over
             the moves. It is the result where its held-out loss is lower by more than the tolerance, and so it is when
-            the network that was chosen is trained likewise.
+            the network that was chosen is trained likewise, on images that are moved too.
         augmented : bool, default=False
             Whether images of the final training are moved by what held-out images bear; those of the second way are
             moved by it too.
@@ -118,9 +119,9 @@ class Search(BaseEstimator, ABC):
         ]
 
     def _second_way(self) -> list[Proposal]:
-        """The ordinary network, averaged over the symmetry of the result, trained for as long as the model will be.
+        """The ordinary network, averaged over the symmetry of the result, trained for as long as the first network was.
 
-        It has to learn from moved images what constraints know, so it takes longer to be what it can be.
+        Which way is better shows by then, before either is as good as the final training will make it.
         """
         known = self.evidence_ is not None and self.evidence_["C1"].chance_p_value <= UNINFORMED
         if not (self._may_average and known and self.population_):
@@ -131,14 +132,14 @@ class Search(BaseEstimator, ABC):
         ordinary = self.architecture_.ordinary(averaged=symmetry)
         if str(ordinary) in {record["constraints"] for record in self.records_}:
             return []
-        return [replace(self.proposal(ordinary, self.final_epochs, self.training_), ordinary=True)]
+        return [replace(self.proposal(ordinary, self.epochs_, self.training_), ordinary=True)]
 
     def _comparison(self) -> list[Proposal]:
         """The chosen network again, where an ordinary one is about to take its place that was trained better."""
         chosen = self.constrained
         if chosen is None or not self._loses(chosen) or self.settled_ == str(chosen.architecture):
             return []
-        return [replace(self.proposal(chosen.architecture, self.final_epochs, self.training_), again=True)]
+        return [replace(self.proposal(chosen.architecture, self.epochs_, self.training_), again=True)]
 
     def _loses(self, constrained: Evaluation) -> bool:
         """Whether the ordinary network, averaged over the same symmetry, is better beyond doubt."""
@@ -148,7 +149,7 @@ class Search(BaseEstimator, ABC):
 
     @property
     def final_epochs(self) -> float:
-        """How long to train the model: twice as long as was found to pay, and never longer than it may be."""
+        """How long to train the model: three times as long as was found to pay, and never longer than it may be."""
         return min(self.epochs_ / self.curve_share_, _FINAL_LENGTH * self.epochs_) if self.by_curve_ else self.epochs_
 
     def tell(self, evaluations: Sequence[Evaluation]) -> None:
@@ -219,7 +220,17 @@ class Search(BaseEstimator, ABC):
 
     def full_cost(self) -> float:
         """What `cost` tells, and what the second way and its comparison with the first take at most."""
-        return self.cost() + 2.0 * self._may_average
+        return self.cost() + 2.0 * self._first_share * self._may_average
+
+    @property
+    def _by_curve(self) -> bool:
+        """Whether the curve of the first network tells how long trainings are."""
+        return False
+
+    @property
+    def _first_share(self) -> float:
+        """How long the first network is trained at most, in final trainings."""
+        return GREATEST_SHARE if self._by_curve else 1.0
 
     @property
     def _may_average(self) -> bool:

@@ -105,11 +105,16 @@ class DifferentiableSearch(Search):
 
     def cost(self) -> float:
         """About how long the search takes, in full trainings of a constrained network."""
-        mixture = self.epochs_ if self.mixture_epochs is None else self.mixture_epochs
-        tightened = self.epochs_ / 4 if self.epochs_per_generation is None else self.epochs_per_generation
+        length = self.epochs_ * self._first_share
+        mixture = length if self.mixture_epochs is None else self.mixture_epochs
+        tightened = length / 4 if self.epochs_per_generation is None else self.epochs_per_generation
         # a step of the alphas takes about as long as one of the weights
         mixture *= self.mixed_cost_ * (1 + 1 / self.alpha_interval)
         return (mixture + self.discretize * 3 * tightened) / self.epochs_
+
+    @property
+    def _by_curve(self) -> bool:
+        return self.by_curve_ and self.mixture_epochs is None
 
     def n_passes(self) -> int:
         """About how often all validation images go through a network, the evidence apart."""
@@ -148,8 +153,7 @@ class DifferentiableSearch(Search):
                 alpha_interval=self.alpha_interval,
             )
             epochs = self.epochs_ if self.mixture_epochs is None else self.mixture_epochs
-            by_curve = self.by_curve_ and self.mixture_epochs is None
-            return [replace(self.proposal(mixed, epochs, training), probe=True, by_curve=by_curve)]
+            return [replace(self.proposal(mixed, epochs, training), probe=True, by_curve=self._by_curve)]
         if self.generation_ > 1 or not self.discretize or not self.population_:
             return []
         mixture, symmetry = self.population_[0], self.symmetry_

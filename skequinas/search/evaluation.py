@@ -63,7 +63,7 @@ class Proposal:
 
     @property
     def like_the_model(self) -> bool:
-        """Whether it is trained as the model will be: as long, and on images that are moved likewise."""
+        """Whether it is trained on images that are moved as those of the final training will be."""
         return self.ordinary or self.again
 
     def to_dict(self) -> dict[str, Any]:

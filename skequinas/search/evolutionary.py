@@ -140,12 +140,17 @@ class EvolutionarySearch(Search):
 
     def cost(self) -> float:
         """About how long the search takes, in full trainings of a constrained network."""
+        length = self.epochs_ * self._first_share
         warmup, probe, generation = (
-            self.epochs_ / divisor if epochs is None else epochs
+            length / divisor if epochs is None else epochs
             for epochs, divisor in ((self.warmup_epochs, 2), (self.probe_epochs, 1), (self.epochs_per_generation, 8))
         )
         candidates = 2 if self._is_guided else 2 * self.population_size  # the parents and about as many children
         return ((probe if self._is_guided else warmup) + self.n_generations * candidates * generation) / self.epochs_
+
+    @property
+    def _by_curve(self) -> bool:
+        return self._is_guided and self.by_curve_ and self.probe_epochs is None
 
     def n_passes(self) -> int:
         """About how often all validation images go through a network, the evidence apart."""
@@ -215,8 +220,7 @@ class EvolutionarySearch(Search):
         if self._is_guided:
             epochs = self.epochs_ if self.probe_epochs is None else self.probe_epochs
             free = start.relaxed(-1, start.group.trivial)
-            by_curve = self.by_curve_ and self.probe_epochs is None
-            return replace(self.proposal(free, epochs, self.training_), probe=True, by_curve=by_curve)
+            return replace(self.proposal(free, epochs, self.training_), probe=True, by_curve=self._by_curve)
         epochs = self.epochs_ / 2 if self.warmup_epochs is None else self.warmup_epochs
         return self.proposal(start, epochs, self._training(1.0))
 

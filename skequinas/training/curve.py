@@ -12,10 +12,13 @@ from skequinas.training.data import DataPart, batches_per_epoch, mean_with_error
 from skequinas.training.evaluation import evaluate
 from skequinas.training.loop import TrainingSettings, train
 
-__all__ = ["train_by_curve"]
+__all__ = ["GREATEST_SHARE", "train_by_curve"]
 
-_SHARES = 1 / 8, 1 / 8, 1 / 4, 1 / 2
-"""Of the greatest length: each part but the first doubles what was before it."""
+_SHARES = 1 / 8, 1 / 8, 1 / 4
+"""Of the greatest length of a final training: each part but the first doubles what was before it."""
+
+GREATEST_SHARE = sum(_SHARES)
+"""Of that length, what a training by the curve takes at most."""
 
 _DOUBT = 1.5
 """Standard errors by which the held-out error must fall for another doubling, taken sample by sample."""
@@ -45,7 +48,7 @@ def train_by_curve(
     network, data, settings, seed, alpha_data, on_step
         As in `skequinas.training.train`.
     epochs : float
-        The greatest length.
+        The greatest length of a final training; half of it is the greatest length of this one.
     validation : DataPart
         Held-out data, whose errors decide.
 

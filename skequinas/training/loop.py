@@ -135,7 +135,8 @@ def train(
     started, epoch_loss, in_epoch = time.perf_counter(), torch.zeros((), device=data.images.device), 0
     with best:  # the network ends with its best weights, also when the loop is interrupted
         for step in range(1, last + 1):
-            network.train()
+            if not network.training:
+                network.train()
             batch = next(batches)
             with _autocast(data, settings):
                 mean = batch.loss(network, data.objective, settings.label_smoothing)
