@@ -120,6 +120,7 @@ class FusedConvolution:
 
     def __init__(self, space: KernelSpace, kernels: Compiled) -> None:
         self.space, self.kernels, self.tables = space, kernels, _tables(space)
+        self._known_orbits: dict[int, NDArray[np.int32]] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return fused_convolution, (self.space,)  # elsewhere there may be other kernels, or none
@@ -172,15 +173,19 @@ class FusedConvolution:
         entries = gradient.permute(1, 3, 4, 5, 0, 2).reshape(-1, n_out, n_in)
         return entries.index_select(0, self.tables.places)
 
+    def _orbits(self, n_fields: int) -> NDArray[np.int32]:
+        """The channels of each orbit of so many fields."""
+        if n_fields not in self._known_orbits:
+            cosets, _, order = self.tables.shape
+            first = np.arange(n_fields, dtype=np.int32)[:, None, None] * np.int32(cosets * order)
+            self._known_orbits[n_fields] = self.tables.orbits + first
+        return self._known_orbits[n_fields]
+
     def _job(self, x: Tensor, y: Tensor, n_in: int, n_out: int) -> _Job:
         """What the compiled functions are told. It does not keep the tensors."""
         n, _, height, width = x.shape
         cosets, n_taps, order = self.tables.shape
-        steps = self.tables.steps
-        orbits_in, orbits_out = (
-            self.tables.orbits + np.arange(fields, dtype=np.int32)[:, None, None] * np.int32(cosets * order)
-            for fields in (n_in, n_out)
-        )
+        steps, orbits_in, orbits_out = self.tables.steps, self._orbits(n_in), self._orbits(n_out)
         job = _Job(
             kind=self.tables.kind,
             images=n,

@@ -64,12 +64,30 @@ int64_t entries_of(const Kernel &kernel) {
     return n;
 }
 
-// A matrix (n, columns), packed as the left of a product.
-void pack(const float *matrix, int64_t n, int64_t columns, int64_t stride, float *packed) {
-    for (int64_t first = 0; first < n; first += ROWS)
-        for (int64_t k = 0; k < columns; k++)
-            for (int64_t r = 0; r < ROWS; r++)
-                *packed++ = first + r < n ? matrix[(first + r) * stride + k] : 0.0f;
+// A matrix (n, depth) is packed as the left of a product, given its transpose, whose rows are filled up with zeros.
+void pack(const float *turned, int64_t n, int64_t depth, int64_t stride, float *packed) {
+    for (int64_t k = 0; k < depth; k++)
+        for (int64_t first = 0; first < n; first += ROWS)
+            std::memcpy(packed + first * depth + k * ROWS, turned + k * stride + first, ROWS * sizeof(float));
+}
+
+// The transpose of a matrix (n, m).
+void turn_over(const float *matrix, int64_t n, int64_t m, int64_t stride, float *turned, int64_t turned_stride) {
+    for (int64_t i = 0; i < n; i += LANES)
+        for (int64_t j = 0; j < m; j += LANES) {
+            if (i + LANES <= n && j + LANES <= m) {
+                V v[LANES];
+                for (int k = 0; k < LANES; k++)
+                    v[k] = load(matrix + (i + k) * stride + j);
+                transpose(v);
+                for (int k = 0; k < LANES; k++)
+                    store(turned + (j + k) * turned_stride + i, v[k]);
+                continue;
+            }
+            for (int64_t a = i; a < std::min<int64_t>(i + LANES, n); a++)
+                for (int64_t b = j; b < std::min<int64_t>(j + LANES, m); b++)
+                    turned[b * turned_stride + a] = matrix[a * stride + b];
+        }
 }
 
 struct Work {
@@ -78,6 +96,19 @@ struct Work {
 };
 
 thread_local Work work;
+
+// The product of two matrices (n, depth), (depth, n), the left one packed, where it is known to be symmetric: what lies
+// below the diagonal is a copy, also of what is computed: iterations blow up what is not symmetric. What is padded is zero.
+void multiply_symmetric(const float *left, const float *right, int64_t n, int64_t depth, int64_t padded, float *result) {
+    constexpr int64_t width = COLUMNS * LANES;
+    const int64_t stride = padded / LANES;
+    for (int64_t c = 0; c < padded; c += width)
+        multiply_all(left, std::min(c + width, n), reinterpret_cast<const V *>(right + c), depth,
+                     std::min(width, padded - c) / LANES, stride, reinterpret_cast<V *>(result + c));
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t j = 0; j < i; j++)
+            result[i * padded + j] = result[j * padded + i];
+}
 
 // The polar factor of a matrix (n, m), about, in its place.
 void polar(float *matrix, int64_t rows, int64_t columns) {
@@ -88,18 +119,18 @@ void polar(float *matrix, int64_t rows, int64_t columns) {
     float *x = work.values(0, in_blocks * long_padded), *turned = work.values(1, m * padded);
     std::fill(x, x + in_blocks * long_padded, 0.0f);
     std::fill(turned, turned + m * padded, 0.0f);
-    for (int64_t i = 0; i < n; i++)
-        for (int64_t j = 0; j < m; j++)
-            x[i * long_padded + j] = turned[j * padded + i] = wide ? matrix[i * columns + j] : matrix[j * columns + i];
+    float *same = wide ? x : turned;
+    for (int64_t i = 0; i < rows; i++)
+        std::copy(matrix + i * columns, matrix + (i + 1) * columns, same + i * (wide ? long_padded : padded));
+    wide ? turn_over(x, n, m, long_padded, turned, padded) : turn_over(turned, m, n, padded, x, long_padded);
     float *packed = work.values(2, in_blocks * std::max(m, n));
     const int64_t size = in_blocks * padded;
     float *square = work.values(3, 3 * size), *factor = square + size, *product = square + 2 * size;
-    const auto times = [&](const float *left, const float *right, int64_t depth, int64_t width, float *result) {
-        multiply_all(left, n, reinterpret_cast<const V *>(right), depth, width / LANES, width / LANES,
-                     reinterpret_cast<V *>(result));
+    const auto times = [&](const float *right, float *product_of_both) { // polynomials of one matrix, which commute
+        multiply_symmetric(packed, right, n, n, padded, product_of_both);
     };
-    pack(x, n, m, long_padded, packed);
-    times(packed, turned, m, padded, square);
+    pack(turned, n, m, padded, packed);
+    multiply_symmetric(packed, turned, n, m, padded, square);
     float scale = 0;
     for (int64_t i = 0; i < n; i++)
         scale += square[i * padded + i];
@@ -109,32 +140,35 @@ void polar(float *matrix, int64_t rows, int64_t columns) {
     float *spare = work.values(4, size);
     for (int step = 0; step < STEPS; step++) {
         pack(square, n, n, padded, packed);
-        times(packed, square, n, padded, factor);
+        times(square, factor);
         for (int64_t i = 0; i < n; i++)
             for (int64_t j = 0; j < n; j++)
                 factor[i * padded + j] =
                     C * factor[i * padded + j] + B * square[i * padded + j] + (i == j ? A : 0.0f);
         pack(factor, n, n, padded, packed);
         if (step) {
-            times(packed, product, n, padded, spare);
+            times(product, spare);
             std::swap(product, spare);
         } else {
             std::copy(factor, factor + size, product);
         }
         if (step < STEPS - 1) {
             float *half = step ? spare : work.values(5, size); // free again
-            times(packed, square, n, padded, half);
+            times(square, half);
             pack(half, n, n, padded, packed);
-            times(packed, factor, n, padded, square);
+            times(factor, square);
         }
     }
     pack(product, n, n, padded, packed);
     float *result = work.values(5, in_blocks * long_padded);
-    times(packed, x, n, long_padded, result);
+    multiply_all(packed, n, reinterpret_cast<const V *>(x), n, long_padded / LANES, long_padded / LANES,
+                 reinterpret_cast<V *>(result));
+    if (!wide)
+        turn_over(result, n, m, long_padded, matrix, columns);
     const float last = 1.0f / std::sqrt(scale);
-    for (int64_t i = 0; i < n; i++)
-        for (int64_t j = 0; j < m; j++)
-            (wide ? matrix[i * columns + j] : matrix[j * columns + i]) = last * result[i * long_padded + j];
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t j = 0; j < columns; j++)
+            matrix[i * columns + j] = last * (wide ? result[i * long_padded + j] : matrix[i * columns + j]);
 }
 
 struct Matrix {
@@ -197,9 +231,16 @@ void turn(void *data) {
 }
 
 float norm(const float *values, int64_t n) {
-    double sum = 0;
-    for (int64_t i = 0; i < n; i++)
+    constexpr int SUMS = 16; // that do not wait for each other
+    double sums[SUMS] = {}, sum = 0;
+    int64_t i = 0;
+    for (; i + SUMS <= n; i += SUMS)
+        for (int j = 0; j < SUMS; j++)
+            sums[j] += double(values[i + j]) * values[i + j];
+    for (; i < n; i++)
         sum += double(values[i]) * values[i];
+    for (const double own : sums)
+        sum += own;
     return std::max(float(std::sqrt(sum)), TINY);
 }
 
