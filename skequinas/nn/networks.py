@@ -58,10 +58,12 @@ class _Block(nn.Module):
         self.pool = SymmetricAvgPool2d() if pool else nn.Identity()
 
     def forward(self, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
-        y = self.conv.without_offset(x)
         # where windows do not overlap, the pass is one
-        halve = isinstance(self.pool, SymmetricAvgPool2d) and y.shape[2] % 2 == y.shape[3] % 2 == 0
-        y = self.norm.rectified(y, self.conv.offset(), shortcut, halve=halve)
+        halve = isinstance(self.pool, SymmetricAvgPool2d) and x.shape[2] % 2 == x.shape[3] % 2 == 0
+        if self.conv.regular_in or shortcut is not None:
+            y = self.norm.rectified(self.conv.without_offset(x), self.conv.offset(), shortcut, halve=halve)
+        else:
+            y = self.norm.lifted(x, self.conv.kernel(), self.conv.offset(), halve=halve)
         pooled: Tensor = y if halve else self.pool(y)
         return pooled
 

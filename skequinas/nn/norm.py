@@ -10,6 +10,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from skequinas.groups import PointGroup
+from skequinas.nn.kernels.lifting import lift, lift_at_rest, takes
 from skequinas.nn.kernels.normalization import normalize, rectify
 from skequinas.nn.pooling import add_fields
 from skequinas.runtime.compiled import can_be_told, compiled
@@ -42,19 +43,19 @@ class OrbitBatchNorm2d(nn.BatchNorm2d):
             return _affine(x, *self._affine(offset))
         y: Tensor
         y, mean, var = _OrbitBatchNorm.apply(x, offset, self.weight, self.bias, self.group.order, self.eps)
-        self._keep(mean, var, x)
+        self._keep(mean, var, x.numel() // x.shape[1])
         return y
 
     def rectified(
         self, x: Tensor, offset: Tensor | None = None, shortcut: Tensor | None = None, *, halve: bool = False
     ) -> Tensor:
         """Normalise, add a shortcut to the first channels, rectify, and, if asked, average blocks of 2x2 positions."""
-        kernels = compiled() if self._can_be_fused(x, shortcut) else None
+        kernels = compiled() if self._can_be_fused(x, shortcut, halve) else None
         if kernels is not None and not (self.training or torch.is_grad_enabled()):
             return rectify(kernels, x, *self._affine(offset), shortcut, halve=halve)
         if kernels is not None and self.training:
             y, mean, var = normalize(kernels, x, offset, self.weight, self.bias, shortcut, self.eps, halve=halve)
-            self._keep(mean, var, x)
+            self._keep(mean, var, x.numel() // x.shape[1])
             return y
         y = self(x, offset)
         if shortcut is not None:
@@ -62,13 +63,29 @@ class OrbitBatchNorm2d(nn.BatchNorm2d):
         y = y.relu_()
         return F.avg_pool2d(y, 2) if halve else y
 
-    def _can_be_fused(self, x: Tensor, shortcut: Tensor | None) -> bool:
+    def lifted(self, images: Tensor, kernel: Tensor, offset: Tensor | None = None, *, halve: bool = False) -> Tensor:
+        """Convolve images, with zero padding that keeps their size, and do as `rectified` with the maps.
+
+        The maps of few channels are quickly computed, and never written where compiled kernels do it.
+        """
+        known = can_be_told(images, kernel, self.weight) and len(kernel) == self.num_features * self.group.order
+        kernels = compiled() if known and takes(images, kernel, halve=halve) else None
+        if kernels is not None and not (self.training or torch.is_grad_enabled()):
+            return lift_at_rest(kernels, images, kernel, *self._affine(offset), halve=halve)
+        if kernels is not None and self.training:
+            y, mean, var = lift(kernels, images, kernel, offset, self.weight, self.bias, self.eps, halve=halve)
+            self._keep(mean, var, len(images) * images.shape[2] * images.shape[3])
+            return y
+        return self.rectified(F.conv2d(images, kernel, padding=kernel.shape[-1] // 2), offset, halve=halve)
+
+    def _can_be_fused(self, x: Tensor, shortcut: Tensor | None, halve: bool) -> bool:
         """Whether compiled kernels can be told of these maps; if not, torch says what is wrong with them."""
         tensors = [x, self.weight] if shortcut is None else [x, self.weight, shortcut]
         fits = shortcut is None or (
             shortcut.shape[:1] + shortcut.shape[2:] == x.shape[:1] + x.shape[2:] and shortcut.shape[1] <= x.shape[1]
         )
-        return can_be_told(*tensors) and x.dim() == 4 and x.shape[1] == self.num_features * self.group.order and fits
+        fits = fits and x.dim() == 4 and x.shape[1] == self.num_features * self.group.order
+        return fits and can_be_told(*tensors) and not (halve and (x.shape[2] % 2 or x.shape[3] % 2))
 
     def _affine(self, offset: Tensor | None) -> tuple[Tensor, Tensor]:
         """The slope and the shift of each channel at rest."""
@@ -78,12 +95,12 @@ class OrbitBatchNorm2d(nn.BatchNorm2d):
         slope, shift = _each(self.group.order, slope, self.bias - slope * self.running_mean)
         return slope, _shifted(shift, slope, offset)
 
-    def _keep(self, mean: Tensor, var: Tensor, x: Tensor) -> None:
-        """Let the running statistics follow those of a mini-batch."""
+    def _keep(self, mean: Tensor, var: Tensor, n_positions: int) -> None:
+        """Let the running statistics follow those of a mini-batch, whose maps have so many positions."""
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.momentum is not None
-        n = x.numel() // self.num_features
+        n = n_positions * self.group.order
         self.running_mean.lerp_(mean, self.momentum)
         self.running_var.lerp_(var * (n / (n - 1)), self.momentum)
 

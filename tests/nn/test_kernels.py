@@ -310,6 +310,12 @@ def test_maps_that_do_not_fit_are_those_of_torch(shape: tuple[int, ...]) -> None
         norm.rectified(x)
 
 
+def test_halves_of_odd_maps_are_those_of_torch() -> None:
+    x = drawn(4, 16, 7, 6)
+    found = OrbitBatchNorm2d(D4, 2).rectified(x, halve=True)
+    assert torch.equal(found, F.avg_pool2d(OrbitBatchNorm2d(D4, 2)(x).relu_(), 2))
+
+
 @pytest.mark.parametrize("shortcut", [(4, 24, 4, 4), (4, 8, 3, 4), (3, 8, 4, 4)])
 def test_a_shortcut_that_does_not_fit_is_an_error(shortcut: tuple[int, ...]) -> None:
     with pytest.raises(RuntimeError):

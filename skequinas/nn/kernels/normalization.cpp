@@ -3,14 +3,9 @@
 // Maps lie as (images, height, width, channels), the channels of a field one after the other. Sums are taken over
 // fixed parts of the images, and added in their order, so that they do not depend on the number of threads.
 
-#include "threads.h"
-
-#include <algorithm>
-#include <cmath>
+#include "statistics.h"
 
 namespace {
-
-constexpr int64_t PARTS = 64;
 
 struct Job {
     int64_t images, height, width, channels;
@@ -73,42 +68,6 @@ void sum(void *data) {
     });
 }
 
-// From sums to the affine map.
-void summarise(const Job &job) {
-    const int64_t n = job.channels;
-    const double positions = double(job.images) * job.height * job.width;
-    for (int64_t field = 0; field < n / job.order; field++) {
-        double mean = 0, variance = 0;
-        for (int64_t c = field * job.order; c < (field + 1) * job.order; c++) {
-            double first = 0, second = 0;
-            for (int64_t number = 0; number < PARTS; number++) {
-                first += job.sums[2 * n * number + c];
-                second += job.sums[2 * n * number + n + c];
-            }
-            first /= positions;
-            variance += std::max(second / positions - first * first, 0.0);
-            first += job.x[c];
-            if (job.offset)
-                first += job.offset[c];
-            job.channel_means[c] = float(first);
-            mean += first;
-        }
-        mean /= double(job.order);
-        variance /= double(job.order);
-        for (int64_t c = field * job.order; c < (field + 1) * job.order; c++) {
-            const double from = job.channel_means[c] - mean;
-            variance += from * from / double(job.order);
-        }
-        job.mean[field] = float(mean);
-        job.variance[field] = float(variance);
-        const double slope = job.weight[field] / std::sqrt(variance + job.eps);
-        for (int64_t c = field * job.order; c < (field + 1) * job.order; c++) {
-            job.slope[c] = float(slope);
-            job.shift[c] = float(job.bias[field] + slope * ((job.offset ? job.offset[c] : 0.0) - mean));
-        }
-    }
-}
-
 // What the rectifier is given at a position, for each channel. What is not a number stays so, here and below.
 inline void affine(const Job &job, const float *__restrict x, const float *__restrict shortcut, float *__restrict v) {
     const float *__restrict slope = job.slope, *__restrict shift = job.shift;
@@ -164,8 +123,7 @@ void sum_gradients(void *data) {
         const int64_t n = job.channels, m = job.shortcut_channels;
         std::vector<float> memory(2 * n);
         float *__restrict v = memory.data(), *__restrict pivot = v + n;
-        for (int64_t c = 0; c < n; c++)
-            pivot[c] = job.mean[c / job.order] - (job.offset ? job.offset[c] : 0.0f);
+        centre(job, pivot);
         sum_positions(job, [&](int64_t row, int64_t column, float *__restrict first, float *__restrict second) {
             const int64_t at = row * job.width + column;
             const float *__restrict x = job.x + at * n;
@@ -177,38 +135,6 @@ void sum_gradients(void *data) {
             }
         });
     });
-}
-
-// From these sums to the gradients of what there is one of for each field or channel.
-void summarise_gradients(const Job &job, float *level, float *along) {
-    const int64_t n = job.channels;
-    const double positions = double(job.images) * job.height * job.width, all = positions * double(job.order);
-    for (int64_t field = 0; field < n / job.order; field++) {
-        const double precision = 1 / std::sqrt(job.variance[field] + job.eps);
-        double first = 0, second = 0;
-        for (int64_t c = field * job.order; c < (field + 1) * job.order; c++) {
-            double own = 0;
-            for (int64_t number = 0; number < PARTS; number++) {
-                own += job.sums[2 * n * number + c];
-                second += job.sums[2 * n * number + n + c];
-            }
-            first += own;
-            level[c] = float(own);
-        }
-        second *= precision;
-        job.dbias[field] = float(first);
-        job.dweight[field] = float(second);
-        for (int64_t c = field * job.order; c < (field + 1) * job.order; c++) {
-            const double moved = (job.channel_means[c] - job.mean[field]) * precision;
-            if (job.doffset)
-                job.doffset[c] = float(job.slope[c] * (level[c] - positions * (first + second * moved) / all));
-            // dx = slope * gradient + along * x + level
-            const double pivot = job.mean[field] - (job.offset ? job.offset[c] : 0.0);
-            const double tilt = -job.slope[c] * second / all * precision;
-            along[c] = float(tilt);
-            level[c] = float(-job.slope[c] * first / all - tilt * pivot);
-        }
-    }
 }
 
 void apply_gradients(void *data) {
@@ -246,7 +172,7 @@ int skequinas_normalize(Job *job) {
         run(job->threads, sum, job);
         if (job->threads.failed)
             return 1;
-        summarise(*job);
+        summarise(*job, job->x);
         run(job->threads, apply, job);
         return int(job->threads.failed);
     });

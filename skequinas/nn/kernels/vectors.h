@@ -109,7 +109,7 @@ template <int N> inline void multiply(const float *w, const V *z, int64_t n, int
             y[r * y_stride + c] = sum[r][c];
 }
 
-void multiply_all(const float *w, int64_t n_rows, const V *z, int64_t n, int64_t columns, int64_t stride, V *y) {
+inline void multiply_all(const float *w, int64_t n_rows, const V *z, int64_t n, int64_t columns, int64_t stride, V *y) {
     for (int64_t c = 0; c < columns; c += COLUMNS)
         for (int64_t k = 0; k < n; k += DEPTH) // what all rows read stays in the first cache
             for (int64_t r = 0; r < n_rows; r += ROWS) {
