@@ -62,6 +62,13 @@ class FilterBasis(ABC):
         """Raise an error if the group cannot act on these filters."""
 
 
+def moved_pixels(size: int, group: PointGroup, element: int) -> NDArray[np.int64]:
+    """For each pixel of a square the one that an element, which maps the grid to itself, brings there."""
+    turns, flip = quarter_turns_and_flip(group, element) or (0, False)  # nothing can move a single pixel
+    grid = np.arange(size**2).reshape(size, size)
+    return np.rot90(grid[::-1] if flip else grid, turns).ravel()
+
+
 @dataclass(frozen=True)
 class PixelBasis(FilterBasis):
     """Every pixel by itself. Quarter turns and the mirrors that map the grid to itself permute them."""
@@ -79,9 +86,7 @@ class PixelBasis(FilterBasis):
     def action(self, group: PointGroup, element: int) -> csr_array:
         """The permutation of the pixels."""
         self.check_group(group)
-        turns, flip = quarter_turns_and_flip(group, element) or (0, False)  # nothing can move a single pixel
-        grid = np.arange(self.n_atoms).reshape(self.kernel_size, self.kernel_size)
-        source = np.rot90(grid[::-1] if flip else grid, turns).ravel()
+        source = moved_pixels(self.kernel_size, group, element)
         return csr_array((np.ones(self.n_atoms), source, np.arange(self.n_atoms + 1)))
 
     def check_group(self, group: PointGroup) -> None:

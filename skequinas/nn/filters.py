@@ -146,12 +146,17 @@ class KernelSpace:
         """
         n_out, n_in = coefficients.shape[1:]
         size, m_out, m_in = self.basis.kernel_size, self.multiplicity_out, self.multiplicity_in
-        rows = coefficients
-        if self.basis.atoms is not None:
-            atoms = _atoms(self.basis, rows.dtype, rows.device)
-            rows = atoms.T @ rows.reshape(m_out * m_in, self.basis.n_atoms, n_out * n_in)
+        rows = self.sampled_rows(coefficients)
         kernel = rows.reshape(m_out, m_in, size, size, n_out, n_in).permute(4, 0, 2, 3, 5, 1)
         return kernel.reshape(n_out * m_out, size, size, n_in * m_in).permute(0, 3, 1, 2)
+
+    def sampled_rows(self, coefficients: Tensor) -> Tensor:
+        """From coefficients to pixels, (|G| of the outputs * |G| of the inputs * size * size, out, in)."""
+        if self.basis.atoms is None:
+            return coefficients
+        atoms, fields = _atoms(self.basis, coefficients.dtype, coefficients.device), coefficients.shape[1:]
+        rows = atoms.T @ coefficients.reshape(self.multiplicity_out * self.multiplicity_in, self.basis.n_atoms, -1)
+        return rows.reshape(-1, *fields)
 
     def coefficients(self, kernel: Tensor) -> Tensor:
         """The inverse of `sample`: the coefficients whose atoms come nearest to a kernel."""

@@ -139,14 +139,18 @@ class EquivariantConv2d(nn.Module):
         offset = self.offset()
         if self._fused is None or not self._fused.takes(x, self.weights.weight):
             return F.conv2d(x, self.kernel(), offset, padding=self.kernel_size // 2)
-        y = self._fused(x, self.weights.weight)
+        y = self._fused(x, self._fused_weights(self._fused))
         return y if offset is None else y + offset.reshape(-1, 1, 1)
 
     def without_offset(self, x: Tensor) -> Tensor:
         """Convolve, and leave the bias to the batch norm that follows, where it costs nothing."""
         if self._fused is not None and self._fused.takes(x, self.weights.weight):
-            return self._fused(x, self.weights.weight)
+            return self._fused(x, self._fused_weights(self._fused))
         return F.conv2d(x, self.kernel(), padding=self.kernel_size // 2)
+
+    def _fused_weights(self, fused: FusedConvolution) -> Tensor:
+        """What the compiled convolution is given: pixels, where free weights are something else."""
+        return self.weights.spaces[0].sampled_rows(self.coefficients()) if fused.sampled else self.weights.weight
 
     @property
     def is_fused(self) -> bool:

@@ -12,6 +12,9 @@ v_\rho^T`. That takes :math:`\sum d_\rho^3` multiplications for each pair of orb
 :math:`|H|^2`: 12 for 64 under D4, 4 for 16 under D2, 2 for 4 under C2 and D1; and 6 for 16 under C4, whose pair of
 complex conjugates is one matrix, of which one row gives the other. The gradient by the
 input is such a convolution too, of the kernel's transpose; the gradient by v is a sum of products in the same basis.
+
+Of a subgroup of a finer group, such as D8, it is the part that permutes pixels whose basis it is; v is then read from
+the pixels of the kernel, as it is for other bases of filters.
 """
 
 from __future__ import annotations
@@ -26,8 +29,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from skequinas.groups import Subgroup
-from skequinas.nn.bases import PixelBasis
+from skequinas.groups import Subgroup, pixel_elements
+from skequinas.nn.bases import HarmonicBasis, PixelBasis, moved_pixels
 from skequinas.nn.filters import KernelSpace
 from skequinas.runtime.compiled import Compiled, Threads, can_be_told, check, compiled
 
@@ -50,12 +53,13 @@ class _Job(ctypes.Structure):
 
 
 class _Tables(NamedTuple):
-    """Of a kernel space: where the entries of v, and of the transpose's, stand in free weights, and who moves where."""
+    """Of a kernel space: where the entries of v, and of the transpose's, stand in weights, and who moves where."""
 
     kind: int
-    rows: Tensor  # (R * R * taps * order,), R cosets
+    sampled: bool  # weights are the pixels of the whole kernel, and not free
+    n_rows: int  # of the weights
+    rows: Tensor  # (R * R * taps * order,), R cosets: no two alike
     transposed_rows: Tensor
-    places: Tensor  # the inverse of rows
     shape: tuple[int, int, int]  # cosets, taps, order
     orbits: NDArray[np.int32]  # (cosets, order): channels of a field
     steps: NDArray[np.int32]  # (taps, order, 2)
@@ -63,16 +67,18 @@ class _Tables(NamedTuple):
 
 @cache
 def _tables(space: KernelSpace) -> _Tables:
-    """The tables of a space of kernels between fields, in the pixel basis."""
-    subgroup, size, n_taps = space.constraint, space.basis.kernel_size, space.basis.n_atoms
-    group, elements = subgroup.group, _sorted_elements(subgroup)
+    """The tables of a space of kernels between fields, by those of its elements that permute pixels."""
+    subgroup, size = on_pixels(space.constraint), space.basis.kernel_size
+    group, elements, n_taps = subgroup.group, _sorted_elements(subgroup), size**2
     moved = np.empty((len(elements), n_taps), np.int64)
     for own, h in zip(moved, elements, strict=True):
-        matrix = space.basis.action(group, h).tocoo()
-        own[matrix.col] = matrix.row
+        own[moved_pixels(size, group, h)] = np.arange(n_taps)
     first = np.array([min(coset) for coset in subgroup.right_cosets])
-    free = np.full(group.order**2 * n_taps, -1)
-    free[space.representatives] = np.arange(space.n_free)
+    sampled = type(space.basis) is not PixelBasis or subgroup != space.constraint
+    free = np.arange(group.order**2 * n_taps)  # the place in the weights of each pixel of the kernel
+    if not sampled:
+        free[:] = -1
+        free[space.representatives] = np.arange(space.n_free)
     inverse = [group.inverse(h) for h in elements]
     taps = np.arange(n_taps)
 
@@ -85,19 +91,23 @@ def _tables(space: KernelSpace) -> _Tables:
     transposed = numbers(
         first[:, None, None], group.table[inverse][:, first].T[:, None, None], (n_taps - 1 - taps)[:, None]
     )
-    places = np.empty(space.n_free, np.int64)
-    places[rows.ravel()] = np.arange(space.n_free)
     at = moved.T
     steps = np.stack([at // size - size // 2, at % size - size // 2], -1)
     return _Tables(
         _KINDS[subgroup.n_rotations, subgroup.mirror is not None],
+        sampled,
+        len(free) if sampled else space.n_free,
         torch.from_numpy(rows.ravel()),
         torch.from_numpy(transposed.ravel()),
-        torch.from_numpy(places),
         (len(first), n_taps, len(elements)),
         group.table[elements][:, first].T.astype(np.int32).copy(),
         steps.astype(np.int32).copy(),
     )
+
+
+def on_pixels(subgroup: Subgroup) -> Subgroup:
+    """The part of a subgroup that permutes pixels."""
+    return subgroup.group.generate(set(pixel_elements(subgroup.group)).intersection(subgroup.elements))
 
 
 def _sorted_elements(subgroup: Subgroup) -> list[int]:
@@ -114,12 +124,19 @@ class FusedConvolution:
     Parameters
     ----------
     space : KernelSpace
-        In the pixel basis, of kernels between regular types; its subgroup has an element besides the identity.
+        Of kernels between regular types; its subgroup has an element besides the identity that permutes pixels.
     kernels : Compiled
+
+    Attributes
+    ----------
+    sampled : bool
+        Whether the weights that are told are the pixels of the whole kernel (see `KernelSpace.sampled_rows`), and not
+        free ones: for other bases, and where the subgroup has elements that interpolate.
     """
 
     def __init__(self, space: KernelSpace, kernels: Compiled) -> None:
         self.space, self.kernels, self.tables = space, kernels, _tables(space)
+        self.sampled = self.tables.sampled
         self._known_orbits: dict[int, NDArray[np.int32]] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -140,7 +157,7 @@ class FusedConvolution:
         )
 
     def __call__(self, x: Tensor, weight: Tensor) -> Tensor:
-        """Convolve (n, in * |G|, height, width), given free weights (n_free, out, in), with zero padding."""
+        """Convolve (n, in * |G|, height, width), given weights (rows, out, in), with zero padding."""
         y: Tensor = _Convolution.apply(x, weight, self)
         return y
 
@@ -163,7 +180,7 @@ class FusedConvolution:
         return y
 
     def correlate(self, x: Tensor, grad: Tensor, n_in: int, n_out: int) -> Tensor:
-        """The gradient by free weights, given that by the outputs."""
+        """The gradient by weights, given that by the outputs; of a whole kernel one row of each orbit has it all."""
         cosets, n_taps, order = self.tables.shape
         x, grad = (v.contiguous(memory_format=torch.channels_last) for v in (x, grad))
         gradient = torch.empty((n_out, cosets, n_in, cosets, n_taps, order), dtype=x.dtype, device=x.device)
@@ -171,7 +188,8 @@ class FusedConvolution:
         job.gradient = gradient.data_ptr()
         check(self.kernels.functions.skequinas_correlate(ctypes.byref(job)))
         entries = gradient.permute(1, 3, 4, 5, 0, 2).reshape(-1, n_out, n_in)
-        return entries.index_select(0, self.tables.places)
+        found = entries.new_zeros if self.sampled else entries.new_empty
+        return found(self.tables.n_rows, n_out, n_in).index_copy_(0, self.tables.rows, entries)
 
     def _orbits(self, n_fields: int) -> NDArray[np.int32]:
         """The channels of each orbit of so many fields."""
@@ -215,13 +233,12 @@ _FEWEST = 4
 @cache
 def fused_convolution(space: KernelSpace) -> FusedConvolution | None:
     """That of a space, if there are compiled kernels and they know it."""
-    subgroup, kernels = space.constraint, compiled()
+    kernels = compiled()
     known = (
         space.regular_in
         and space.regular_out
-        and type(space.basis) is PixelBasis
-        and subgroup.group.acts_on_pixels
-        and subgroup.order > 1
+        and type(space.basis) in (PixelBasis, HarmonicBasis)
+        and on_pixels(space.constraint).order > 1
     )
     return FusedConvolution(space, kernels) if known and kernels is not None else None
 
