@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from skequinas import DifferentiableSearch, EquivariantNASClassifier, EvolutionarySearch
 from skequinas.groups import PointGroup
-from skequinas.nn import Architecture, EquivariantNetwork, default_architecture
+from skequinas.nn import Architecture, EquivariantNetwork, default_architecture, norm
 from skequinas.nn.filters import orbit_tables
 from skequinas.nn.kernels.fused import FusedConvolution
 from skequinas.runtime.compiled import compiled
@@ -76,6 +76,7 @@ def architectures() -> dict[str, Architecture]:
 @pytest.mark.parametrize("name", architectures())
 def test_a_step_takes_one_convolution_for_each_layer(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FusedConvolution, "takes", lambda *_: False)
+    monkeypatch.setattr(norm, "takes", lambda *_, **__: False)
     architecture = architectures()[name]
     operations = step(architecture).operations
     assert operations["convolution"] == len(architecture.fields)
@@ -83,26 +84,28 @@ def test_a_step_takes_one_convolution_for_each_layer(name: str, monkeypatch: pyt
 
 
 @pytest.mark.skipif(compiled() is None, reason="no compiler built the kernels here")
-def test_compiled_kernels_take_the_place_of_all_but_the_lifting_convolution(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiled_kernels_take_the_place_of_all_convolutions(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
 
-    def spy(name: str) -> None:
-        original = getattr(FusedConvolution, name)
+    def spy(owner: Any, name: str) -> None:
+        original = getattr(owner, name)
 
         def spied(*arguments: Any, **options: Any) -> Tensor:
             calls.append(name)
             found: Tensor = original(*arguments, **options)
             return found
 
-        monkeypatch.setattr(FusedConvolution, name, spied)
+        monkeypatch.setattr(owner, name, spied)
 
-    spy("convolve")
-    spy("correlate")
+    spy(FusedConvolution, "convolve")
+    spy(FusedConvolution, "correlate")
+    spy(norm, "lift")
     architecture = architectures()["constrained"]
     operations = step(architecture).operations
     hidden = len(architecture.fields) - 1
     assert (calls.count("convolve"), calls.count("correlate")) == (2 * hidden, hidden)
-    assert operations["convolution"] == operations["convolution_backward"] == 1
+    assert calls.count("lift") == 1
+    assert operations["convolution"] == operations["convolution_backward"] == 0
 
 
 @pytest.mark.parametrize("name", architectures())
