@@ -25,6 +25,7 @@ from torch.nn import functional as F
 
 from skequinas import EquivariantNASClassifier, EquivariantNASRegressor, PointGroup
 from skequinas.nn import Architecture, EquivariantNetwork, default_architecture, paper_architecture
+from skequinas.runtime.process import kept_memory
 from skequinas.training import Muon
 
 D4 = PointGroup.from_name("D4")
@@ -120,7 +121,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     if "steps" in options.parts:
-        print_steps(options.rounds)
+        with kept_memory():  # as in a fit
+            print_steps(options.rounds)
     if "accuracy" in options.parts:
         print_accuracy(options)
 

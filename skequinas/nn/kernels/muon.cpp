@@ -7,6 +7,7 @@
 #include "vectors.h"
 
 #include <cmath>
+#include <memory>
 
 namespace {
 
@@ -176,8 +177,8 @@ struct Matrix {
     int64_t rows, columns;
 };
 
-struct Step { // of one kernel: its direction, and its blocks, one after the other
-    std::vector<float> direction, entries, blocks;
+struct Step { // of one kernel: its direction, and its blocks, one after the other; all that is read is written before
+    std::unique_ptr<float[]> direction, entries, blocks;
 };
 
 struct Plan {
@@ -215,8 +216,8 @@ void start(void *data) {
             kernel.momentum[j] = momentum * kernel.momentum[j] + kernel.gradient[j];
             step.direction[j] = kernel.gradient[j] + momentum * kernel.momentum[j];
         }
-        gather(kernel.to_blocks, entries_of(kernel), width, step.direction.data(), step.entries.data());
-        arrange<false>(kernel, step.entries.data(), step.blocks.data());
+        gather(kernel.to_blocks, entries_of(kernel), width, step.direction.get(), step.entries.get());
+        arrange<false>(kernel, step.entries.get(), step.blocks.get());
     }
 }
 
@@ -250,10 +251,10 @@ void finish(void *data) {
         const Kernel &kernel = plan.job->kernels[i];
         Step &step = plan.steps[i];
         const int64_t width = kernel.n_out * kernel.n_in;
-        arrange<true>(kernel, step.entries.data(), step.blocks.data());
-        gather(kernel.from_blocks, kernel.n_free, width, step.entries.data(), step.direction.data());
+        arrange<true>(kernel, step.entries.get(), step.blocks.get());
+        gather(kernel.from_blocks, kernel.n_free, width, step.entries.get(), step.direction.get());
         float *weight = kernel.weight;
-        const float *direction = step.direction.data();
+        const float *direction = step.direction.get();
         for (int64_t part = 0; part < kernel.n_parts; part++) {
             const int64_t size = kernel.parts[part] * width;
             const float length = plan.job->rate * kernel.norms[part] / norm(direction, size);
@@ -280,10 +281,11 @@ int skequinas_muon(Job *job) {
             const Kernel &kernel = job->kernels[i];
             const int64_t size = kernel.n_free * kernel.n_out * kernel.n_in;
             Step &step = plan.steps[i];
-            step.direction.resize(size);
-            step.entries.resize(entries_of(kernel) * kernel.n_out * kernel.n_in);
-            step.blocks.resize(step.entries.size());
-            float *data = step.blocks.data();
+            const int64_t n_entries = entries_of(kernel) * kernel.n_out * kernel.n_in;
+            step.direction.reset(new float[size]);
+            step.entries.reset(new float[n_entries]);
+            step.blocks.reset(new float[n_entries]);
+            float *data = step.blocks.get();
             for (int64_t s = 0; s < kernel.n_shapes; s++) {
                 const int64_t *shape = kernel.shapes + 3 * s;
                 const int64_t rows = shape[1] * kernel.n_out, columns = shape[2] * kernel.n_in;
