@@ -18,7 +18,7 @@ from skequinas.runtime.compiled import Compiled, Threads, check
 
 __all__ = ["TurnedKernel", "can_turn", "turn"]
 
-_LARGEST = 128
+_LARGEST = 256
 """Of the smaller sides of blocks: beyond it the products of torch are faster."""
 
 
