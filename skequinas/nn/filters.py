@@ -151,7 +151,7 @@ class KernelSpace:
         return kernel.reshape(n_out * m_out, size, size, n_in * m_in).permute(0, 3, 1, 2)
 
     def sampled_rows(self, coefficients: Tensor) -> Tensor:
-        """From coefficients to pixels, (|G| of the outputs * |G| of the inputs * size * size, out, in)."""
+        """From coefficients to pixels: a row for each pair of elements (output, input) and each pixel."""
         if self.basis.atoms is None:
             return coefficients
         atoms, fields = _atoms(self.basis, coefficients.dtype, coefficients.device), coefficients.shape[1:]

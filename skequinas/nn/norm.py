@@ -50,7 +50,7 @@ class OrbitBatchNorm2d(nn.BatchNorm2d):
         self, x: Tensor, offset: Tensor | None = None, shortcut: Tensor | None = None, *, halve: bool = False
     ) -> Tensor:
         """Normalise, add a shortcut to the first channels, rectify, and, if asked, average blocks of 2x2 positions."""
-        kernels = compiled() if self._can_be_fused(x, shortcut, halve) else None
+        kernels = compiled() if self._can_be_fused(x, offset, shortcut, halve) else None
         if kernels is not None and not (self.training or torch.is_grad_enabled()):
             return rectify(kernels, x, *self._affine(offset), shortcut, halve=halve)
         if kernels is not None and self.training:
@@ -68,7 +68,7 @@ class OrbitBatchNorm2d(nn.BatchNorm2d):
 
         The maps of few channels are quickly computed, and never written where compiled kernels do it.
         """
-        known = can_be_told(images, kernel, self.weight) and len(kernel) == self.num_features * self.group.order
+        known = self._can_be_told(images, kernel, offset=offset) and len(kernel) == self.num_features * self.group.order
         kernels = compiled() if known and takes(images, kernel, halve=halve) else None
         if kernels is not None and not (self.training or torch.is_grad_enabled()):
             return lift_at_rest(kernels, images, kernel, *self._affine(offset), halve=halve)
@@ -78,14 +78,22 @@ class OrbitBatchNorm2d(nn.BatchNorm2d):
             return y
         return self.rectified(F.conv2d(images, kernel, padding=kernel.shape[-1] // 2), offset, halve=halve)
 
-    def _can_be_fused(self, x: Tensor, shortcut: Tensor | None, halve: bool) -> bool:
+    def _can_be_told(self, *tensors: Tensor, offset: Tensor | None) -> bool:
+        """Whether compiled kernels can be told of some tensors, the parameters, and an offset."""
+        offsets = [] if offset is None else [offset]
+        fits = offset is None or offset.shape == (self.num_features * self.group.order,)
+        return fits and can_be_told(*tensors, self.weight, self.bias, *offsets)
+
+    def _can_be_fused(self, x: Tensor, offset: Tensor | None, shortcut: Tensor | None, halve: bool) -> bool:
         """Whether compiled kernels can be told of these maps; if not, torch says what is wrong with them."""
-        tensors = [x, self.weight] if shortcut is None else [x, self.weight, shortcut]
+        tensors = [x] if shortcut is None else [x, shortcut]
         fits = shortcut is None or (
             shortcut.shape[:1] + shortcut.shape[2:] == x.shape[:1] + x.shape[2:] and shortcut.shape[1] <= x.shape[1]
         )
         fits = fits and x.dim() == 4 and x.shape[1] == self.num_features * self.group.order
-        return fits and can_be_told(*tensors) and not (halve and (x.shape[2] % 2 or x.shape[3] % 2))
+        return (
+            fits and self._can_be_told(*tensors, offset=offset) and not (halve and (x.shape[2] % 2 or x.shape[3] % 2))
+        )
 
     def _affine(self, offset: Tensor | None) -> tuple[Tensor, Tensor]:
         """The slope and the shift of each channel at rest."""

@@ -77,8 +77,8 @@ class Search(BaseEstimator, ABC):
             How a full training is done.
         seed : int
         by_curve : bool, default=False
-            Whether ``epochs`` is the greatest length of a full training, and a search whose first network is trained
-            for as long finds out how much of it pays; ``epochs_`` is then that.
+            Whether ``epochs`` is the greatest length of a full training, and a search whose length nobody set finds
+            out by its first network how much of it pays, up to half; ``epochs_`` is then that.
         averaging : bool, default=False
             Whether, once nothing else is left to try, the second way to the symmetry that was found is tried too, if
             there is any: the network without constraints, trained on images moved at random, its outputs averaged over
@@ -191,8 +191,8 @@ class Search(BaseEstimator, ABC):
 
         Before the first generation is over it comes from those that are ready; it is None without any. The ordinary
         network that is averaged over the same symmetry takes its place where it is better by more than the tolerance:
-        than the candidate as the search trained it, and than the same trained as the model is. Until both are known,
-        as after an interruption, it does not.
+        than the candidate as the search trained it, and than the same trained likewise. Until both are known, as after
+        an interruption, it does not.
         """
         chosen = self.constrained
         if chosen is None or not self._loses(chosen) or self.settled_ != str(chosen.architecture):

@@ -39,7 +39,8 @@ class DifferentiableSearch(Search):
         names pick subgroups, to which the whole group and C1 are added. Large groups have many subgroups: D16 has 36.
         The evidence, and the verdict, are about all of them whatever is mixed.
     mixture_epochs : float or None, default=None
-        Length of the first stage; None is that of a full training.
+        Length of the first stage; None is that of a full training, or at most half of one where the curve of held-out
+        errors tells how long it pays (without ``max_epochs``, unless the mixture is the model).
     epochs_per_generation : float or None, default=None
         Length of the training after tightening; None is a quarter of a full training.
     learning_rate : float or None, default=None
@@ -114,7 +115,7 @@ class DifferentiableSearch(Search):
 
     @property
     def _by_curve(self) -> bool:
-        return self.by_curve_ and self.mixture_epochs is None
+        return self.by_curve_ and self.mixture_epochs is None and not self.keeps_network
 
     def n_passes(self) -> int:
         """About how often all validation images go through a network, the evidence apart."""

@@ -20,7 +20,7 @@ from skequinas.search.base import Search
 from skequinas.search.evaluation import Evaluation, Proposal
 from skequinas.training import DataPart, DivergenceError, Monitor, evaluate, train
 from skequinas.training.augmentation import Moves, borne_moves, candidate_moves
-from skequinas.training.curve import train_by_curve
+from skequinas.training.curve import GREATEST_SHARE, train_by_curve
 from skequinas.training.data import n_steps
 from skequinas.training.loop import refresh_statistics, remedy
 from skequinas.training.monitor import CandidateStage
@@ -174,7 +174,8 @@ def _evaluation(task: _Task, data: DataPart, validation: DataPart, stop: Callabl
         refresh_statistics(network, data, proposal.training.batch_size, seed=proposal.seed)
     losses, errors = (np.full(len(validation), np.inf) for _ in range(2))
     for_alphas, unseen = _parted(validation, proposal.seed) if proposal.architecture.is_mixed else (None, validation)
-    history = _ShareHistory(network, n_steps(len(data), proposal.epochs, proposal.training.batch_size))
+    longest = proposal.epochs * (GREATEST_SHARE if proposal.by_curve else 1.0)
+    history = _ShareHistory(network, n_steps(len(data), longest, proposal.training.batch_size))
 
     def on_step() -> bool:
         history.step()

@@ -39,13 +39,14 @@ class Proposal:
     probe : bool, default=False
         Whether to gather the evidence for and against every subgroup from it.
     by_curve : bool, default=False
-        Whether ``epochs`` is the greatest length, and the held-out error decides how long the search's trainings are.
+        Whether ``epochs`` is the greatest length of a final training, and the held-out error decides how long the
+        search's trainings are.
     toward : Subgroup or None, default=None
         To which subgroup relaxing its layers is to be tested, after the training, if it survives.
     ordinary : bool, default=False
         Whether it is the second way to a symmetry: no constraints, images moved at random, outputs averaged.
     again : bool, default=False
-        Whether it is the chosen network, trained anew as the model will be, to be compared with the second way.
+        Whether it is the chosen network, trained anew as the ordinary one of the second way, to be compared with it.
     """
 
     number: int

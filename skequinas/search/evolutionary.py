@@ -45,8 +45,9 @@ class EvolutionarySearch(Search):
     warmup_epochs : float or None, default=None
         How long the first network of a search that is not guided is trained before; None is a half of a full training.
     probe_epochs : float or None, default=None
-        How long the first network of a guided search is trained; None is a full training. Before a network has learned
-        to use what breaks a symmetry it cannot be asked.
+        How long the first network of a guided search is trained; None is a full training, or at most half of one where
+        the curve of held-out errors tells how long it pays (without ``max_epochs``). Before a network has learned to
+        use what breaks a symmetry it cannot be asked.
     population_size : int, default=4
         In a search that is not guided: parents of a generation, at least; the Pareto front is never cut.
     guided : bool, default=True

@@ -14,17 +14,17 @@ from skequinas.training.loop import TrainingSettings, train
 
 __all__ = ["GREATEST_SHARE", "train_by_curve"]
 
-_SHARES = 1 / 8, 1 / 8, 1 / 4
+_SHARES = 1 / 8, 1 / 8, 1 / 4, 1 / 2
 """Of the greatest length of a final training: each part but the first doubles what was before it."""
 
-GREATEST_SHARE = sum(_SHARES)
-"""Of that length, what a training by the curve takes at most."""
+GREATEST_SHARE = sum(_SHARES[:-1])
+"""Of that length, what a training by the curve takes at most, unless that would be hardly any mini-batches."""
 
 _DOUBT = 1.5
 """Standard errors by which the held-out error must fall for another doubling, taken sample by sample."""
 
 _FEWEST_STEPS = 90
-"""No curve is trusted before so many mini-batches."""
+"""No curve is trusted before so many mini-batches, nor a network that has seen no more asked for anything."""
 
 
 def train_by_curve(
@@ -48,7 +48,8 @@ def train_by_curve(
     network, data, settings, seed, alpha_data, on_step
         As in `skequinas.training.train`.
     epochs : float
-        The greatest length of a final training; half of it is the greatest length of this one.
+        The greatest length of a final training. Half of it is the greatest length of this one, unless these are fewer
+        than 90 mini-batches.
     validation : DataPart
         Held-out data, whose errors decide.
 
@@ -67,6 +68,8 @@ def train_by_curve(
         return stopped
 
     for number, share in enumerate(_SHARES):
+        if done >= GREATEST_SHARE * epochs and n_steps(len(data), done, settings.batch_size) >= _FEWEST_STEPS:
+            break
         before = copy.deepcopy(network.state_dict())
         train(network, data, settings, share * epochs, seed=seed + number, alpha_data=alpha_data, on_step=step)
         if stopped:

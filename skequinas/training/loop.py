@@ -132,10 +132,11 @@ def train(
 
     log: list[dict[str, float]] = []
     best, waited = _Best(network), 0
+    network.train()
     started, epoch_loss, in_epoch = time.perf_counter(), torch.zeros((), device=data.images.device), 0
     with best:  # the network ends with its best weights, also when the loop is interrupted
         for step in range(1, last + 1):
-            if not network.training:
+            if not network.training:  # it was evaluated
                 network.train()
             batch = next(batches)
             with _autocast(data, settings):

@@ -19,10 +19,12 @@ _MOST_TAPS = 32
 
 def takes(x: Tensor, kernel: Tensor, *, halve: bool) -> bool:
     """Whether it can be done here, and so few taps make it worth while. There is no gradient by the images."""
+    if not x.dim() == kernel.dim() == 4 or x.requires_grad or torch.is_autocast_enabled("cpu"):
+        return False
     inputs, height, width = kernel.shape[1:]
     odd = height == width and width % 2 == 1
-    fits = x.dim() == 4 and x.shape[1] == inputs and not (halve and (x.shape[2] % 2 or x.shape[3] % 2))
-    return not x.requires_grad and odd and fits and kernel[0].numel() <= _MOST_TAPS
+    fits = x.shape[1] == inputs and not (halve and (x.shape[2] % 2 or x.shape[3] % 2))
+    return odd and fits and inputs * height * width <= _MOST_TAPS
 
 
 class _Job(ctypes.Structure):
@@ -123,7 +125,7 @@ class _Lifting(torch.autograd.Function):
         halve: bool,
         kernels: Compiled,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        x, kernel = x.contiguous(), kernel.contiguous()
+        x, kernel, weight, bias = (v.contiguous() for v in (x, kernel, weight, bias))
         offset = None if offset is None else offset.contiguous()
         mean, variance = torch.empty_like(weight), torch.empty_like(weight)
         means, slope, shift = weight.new_empty(3, len(kernel)).unbind()

@@ -115,6 +115,7 @@ class _Normalization(torch.autograd.Function):
         kernels: Compiled,
     ) -> tuple[Tensor, Tensor, Tensor]:
         x, shortcut, y = _maps(x, shortcut, halve)
+        weight, bias = weight.contiguous(), bias.contiguous()
         offset = None if offset is None else offset.contiguous()
         mean, variance = torch.empty_like(weight), torch.empty_like(weight)
         means, slope, shift = weight.new_empty(3, x.shape[1]).unbind()

@@ -21,6 +21,8 @@
 #define DEPTH 160 // products that are added up before the next rows have their turn
 #endif
 
+static_assert(LANES % ROWS == 0, "rows that are filled up to LANES are packed ROWS at a time");
+
 namespace {
 
 typedef float V __attribute__((vector_size(LANES * 4)));
