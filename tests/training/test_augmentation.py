@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from skequinas import EquivariantNASClassifier, EquivariantNASRegressor
 from skequinas.nn import RandomShifts
-from skequinas.training import CLASSIFICATION, DataPart
+from skequinas.training import CLASSIFICATION, DataPart, augmentation
 from skequinas.training.augmentation import Moves, borne_moves
 
 
@@ -58,6 +58,26 @@ SHIFT, TURN = Moves(shift=1), Moves(turns=True)
 def test_moves_that_the_data_hold_already_are_borne_and_others_are_not() -> None:
     assert borne_moves(Levels(), part(*stripes(200)), [SHIFT, TURN], 0) == SHIFT
     assert borne_moves(Place(), part(*squares(200)), [SHIFT], 0) == Moves()
+
+
+@pytest.mark.parametrize(
+    ("rise", "spread", "borne"),
+    [
+        (0.09, 0.0, True),
+        (0.15, 0.0, False),
+        (0.15, 0.2, False),
+        (0.15, 2.0, True),
+        (0.21, 5.0, False),
+        (-0.3, 0.0, True),
+    ],
+)
+def test_the_loss_may_rise_by_a_tenth_or_a_fifth_within_doubt(
+    rise: float, spread: float, borne: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses, signs = np.ones(400), np.tile([1.0, -1.0], 200)
+    answers = iter([(losses, losses), (losses + rise + spread * signs, losses)])
+    monkeypatch.setattr(augmentation, "evaluate", lambda *_: next(answers))
+    assert borne_moves(Levels(), part(*stripes(400)), [SHIFT], 0) == (SHIFT if borne else Moves())
 
 
 def test_each_candidate_is_asked_about_by_itself() -> None:
