@@ -103,11 +103,12 @@ class Parameters:
         """The second way to a symmetric model: an ordinary network, trained on images that are moved by random elements
         of the symmetry, whose outputs are averaged over the images moved by all of them. It is exactly symmetric too,
         and takes as many times as long to predict as there are elements. "auto" lets a search that found a symmetry by
-        evidence try it in the end, for as long as its first network was trained, and keeps it where the held-out loss
-        is lower by more than the search's ``tolerance``, also than that of the constrained network trained likewise:
-        with ``architecture="auto"``, from 12x12 pixels on, and if a time budget leaves time for it. "always" takes it
-        without a comparison (with ``search="none"``, for the whole group). Turns by other than multiples of 90
-        degrees interpolate, so such symmetries have the first way alone.""",
+        evidence try it in the end, for as long as its first network was trained, and where it is ahead by then for as
+        long as the final training will take. It is kept where the held-out loss is lower by more than the search's
+        ``tolerance``, also than that of the constrained network trained likewise: with ``architecture="auto"``, from
+        12x12 pixels on, and if a time budget leaves time for it. "always" takes it without a comparison (with
+        ``search="none"``, for the whole group). Turns by other than multiples of 90 degrees interpolate, so such
+        symmetries have the first way alone.""",
     )
     image_shape: tuple[int, ...] | None = _parameter(
         None,

@@ -121,25 +121,30 @@ class Search(BaseEstimator, ABC):
     def _second_way(self) -> list[Proposal]:
         """The ordinary network, averaged over the symmetry of the result, trained for as long as the first network was.
 
-        Which way is better shows by then, before either is as good as the final training will make it.
+        Where that is enough to be ahead it is trained once more, for as long as the model will be: it has to learn from
+        moved images what constraints know, and gains more by a longer training.
         """
         known = self.evidence_ is not None and self.evidence_["C1"].chance_p_value <= UNINFORMED
         if not (self._may_average and known and self.population_):
             return []
-        symmetry = choose(self.population_, self.tolerance).architecture.symmetry
+        chosen = choose(self.population_, self.tolerance)
+        symmetry = chosen.architecture.symmetry
         if symmetry.order == 1 or not set(symmetry.elements) <= set(pixel_elements(symmetry.group)):
             return []
         ordinary = self.architecture_.ordinary(averaged=symmetry)
-        if str(ordinary) in {record["constraints"] for record in self.records_}:
+        tried, found = sum(record["constraints"] == str(ordinary) for record in self.records_), self.ordinary_
+        ahead = found is not None and found.architecture == ordinary and found.loss < chosen.loss
+        if tried > 1 or (tried and not (ahead and self.epochs_ < self.final_epochs)):
             return []
-        return [replace(self.proposal(ordinary, self.epochs_, self.training_), ordinary=True)]
+        epochs = self.final_epochs if tried else self.epochs_
+        return [replace(self.proposal(ordinary, epochs, self.training_), ordinary=True)]
 
     def _comparison(self) -> list[Proposal]:
         """The chosen network again, where an ordinary one is about to take its place that was trained better."""
-        chosen = self.constrained
-        if chosen is None or not self._loses(chosen) or self.settled_ == str(chosen.architecture):
+        chosen, other = self.constrained, self.ordinary_
+        if chosen is None or other is None or not self._loses(chosen) or self.settled_ == str(chosen.architecture):
             return []
-        return [replace(self.proposal(chosen.architecture, self.epochs_, self.training_), again=True)]
+        return [replace(self.proposal(chosen.architecture, other.proposal.epochs, self.training_), again=True)]
 
     def _loses(self, constrained: Evaluation) -> bool:
         """Whether the ordinary network, averaged over the same symmetry, is better beyond doubt."""
@@ -220,7 +225,7 @@ class Search(BaseEstimator, ABC):
 
     def full_cost(self) -> float:
         """What `cost` tells, and what the second way and its comparison with the first take at most."""
-        return self.cost() + 2.0 * self._first_share * self._may_average
+        return self.cost() + (2.0 + self._by_curve * self._first_share) * self._may_average
 
     @property
     def _by_curve(self) -> bool:

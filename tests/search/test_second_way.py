@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -80,11 +81,19 @@ def test_without_it_nothing_else_is_different() -> None:
     with_it, without = started(EvolutionarySearch(3)), started(EvolutionarySearch(3), averaging=False)
     assert drive(with_it)[:-2] == drive(without)
     assert with_it.generation_ == without.generation_
-    assert (with_it.full_cost() - with_it.cost(), without.full_cost() - without.cost()) == (1.0, 0.0)  # two of half
+    assert (with_it.full_cost() - with_it.cost(), without.full_cost() - without.cost()) == (
+        2.5,
+        0.0,
+    )  # one of half, two in full
 
 
 @pytest.mark.parametrize(("share", "final"), [(0.125, 3.0), (0.25, 6.0), (0.5, 8.0)])
-def test_it_is_trained_for_as_long_as_the_first_network(share: float, final: float) -> None:
+@pytest.mark.parametrize(
+    ("losses", "in_full"), [((0.1, 0.2), True), ((0.3, 0.75), True), ((0.51, 0.6), False), ((np.inf, 0.1), False)]
+)
+def test_where_it_is_ahead_by_then_it_is_trained_as_long_as_the_model(
+    share: float, final: float, losses: tuple[float, float], in_full: bool
+) -> None:
     search = started()
     (probe,) = search.ask()
     assert probe.by_curve
@@ -92,7 +101,29 @@ def test_it_is_trained_for_as_long_as_the_first_network(share: float, final: flo
     evaluation.proposal = Proposal(**{**vars(probe), "epochs": 8.0 * share})
     search.tell([evaluation])
     assert search.final_epochs == final
-    assert [p.epochs for p in drive(search)[-2:]] == [8.0 * share] * 2
+    lengths = [(p.ordinary, p.again, p.epochs) for p in drive(search, losses) if p.like_the_model]
+    first, longer = (True, False, 8.0 * share), (True, False, final)
+    again = [(False, True, final)] * (losses == (0.1, 0.2))  # it is better beyond doubt then
+    assert lengths == ([first, longer, *again] if in_full else [first])
+    assert [e.proposal.epochs for e in (search.ordinary_, search.again_) if e is not None][:1] == (
+        [final] if in_full else [8.0 * share] if np.isfinite(losses[0]) else []
+    )
+
+
+def test_a_longer_training_that_diverges_is_not_begun_anew() -> None:
+    search = started()
+    (probe,) = search.ask()
+    search.tell([replace(told(probe, (0.5, 0.6)), proposal=replace(probe, epochs=2.0))])
+    seen = []
+    while proposals := search.ask():
+        assert len(seen) < 20, "the search does not end"
+        seen += proposals
+        longer = any(p.ordinary and p.epochs > 2.0 for p in proposals)
+        losses = (np.nan, np.nan) if longer else (0.1, 0.2) if proposals[0].ordinary else (0.5, 0.6)
+        search.tell([told(p, losses) for p in proposals])
+    assert [p.epochs for p in seen if p.ordinary] == [2.0, 6.0]
+    assert search.ordinary_ is not None
+    assert search.ordinary_.proposal.epochs == 2.0
 
 
 @pytest.mark.parametrize(
