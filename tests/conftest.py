@@ -37,6 +37,12 @@ def chains(subgroup: Subgroup) -> list[list[Subgroup]]:
 CHAINS = [chain for group in GROUPS for chain in chains(group.whole)]
 
 
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    """Draw the same numbers in a test whatever ran before it: tests are dealt out to workers in another order each time."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
     """Compute in one thread: for tensors as small as here more of them only wait for each other."""
