@@ -65,6 +65,13 @@ class KernelSpace:
         if not (self.regular_in or self.regular_out):
             raise ValueError("At least one of regular_in and regular_out must be True.")
 
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.constraint, self.basis, self.regular_in, self.regular_out))
+
+    def __hash__(self) -> int:
+        return self._hash  # tables are looked up in every step
+
     def __reduce__(self) -> tuple[Any, ...]:
         return KernelSpace, (self.constraint, self.basis, self.regular_in, self.regular_out)
 

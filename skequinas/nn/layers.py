@@ -17,7 +17,9 @@ from torch.nn import functional as F
 
 from skequinas.groups import Subgroup
 from skequinas.nn.filters import KernelSpace, OrbitTables, expand, kernel_space, mix, orbit_tables
+from skequinas.nn.kernels import mixing
 from skequinas.nn.kernels.fused import FusedConvolution, fused_convolution
+from skequinas.runtime.compiled import compiled
 
 __all__ = ["EquivariantConv2d", "GroupConv2d", "MixedGroupConv2d"]
 
@@ -64,6 +66,9 @@ class _OrbitWeights(nn.Module):
 
         With shares they are weighted, and with norms the weights of each space are first scaled to its norm.
         """
+        fast = None if shares is None else compiled()
+        if fast is not None and shares is not None and mixing.takes(self.weight, shares, norms):
+            return mixing.mix(fast, self.spaces, self.weight, shares, norms)
         tables = [self._buffers[name] for name in OrbitTables._fields]
         if shares is None:
             return expand(self.weight, *tables)

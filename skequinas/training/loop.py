@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from skequinas.training.data import DataPart, batches_per_epoch, endless_batches, mean_with_error, n_steps
 from skequinas.training.evaluation import evaluate
 from skequinas.training.objective import Objective
-from skequinas.training.optimizer import Muon
+from skequinas.training.optimizer import AdamW, Muon
 
 __all__ = ["PRECISIONS", "DivergenceError", "TrainingSettings", "refresh_statistics", "train"]
 
@@ -142,7 +142,7 @@ def train(
             with _autocast(data, settings):
                 mean = batch.loss(network, data.objective, settings.label_smoothing)
                 loss = _penalised(mean, network, data.objective)
-            optimizer.zero_grad()
+            network.zero_grad()
             loss.backward(inputs=weights)
             optimizer.step()
             schedule.step()
@@ -225,7 +225,7 @@ def _optimizer(network: nn.Module, weights: list[nn.Parameter], settings: Traini
         return torch.optim.SGD(
             weights, settings.learning_rate, momentum=0.9, nesterov=True, weight_decay=settings.weight_decay
         )
-    return torch.optim.AdamW(weights, settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
+    return AdamW(weights, settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
 
 
 def _schedule(
@@ -257,7 +257,7 @@ class _AlphaStep:
         self.network, self.alphas, self.data, self.settings = network, alphas, data, settings
         self.norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
         self.batches = endless_batches(data, settings.batch_size, seed)
-        self.optimizer = torch.optim.Adam(alphas, lr=settings.alpha_learning_rate)
+        self.optimizer = AdamW(alphas, settings.alpha_learning_rate, weight_decay=0.0)  # which is Adam
 
     def __call__(self) -> None:
         momenta = [m.momentum for m in self.norms]
@@ -268,7 +268,7 @@ class _AlphaStep:
             loss = _penalised(batch.loss(self.network, self.data.objective), self.network, self.data.objective)
         for m, momentum in zip(self.norms, momenta, strict=True):
             m.momentum = momentum
-        self.optimizer.zero_grad()
+        self.network.zero_grad()
         loss.backward(inputs=self.alphas)
         self.optimizer.step()
 

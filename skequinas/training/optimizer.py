@@ -11,6 +11,7 @@ K. Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 202
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,7 +24,7 @@ from skequinas.nn.kernels.muon import TurnedKernel, can_turn, turn
 from skequinas.nn.layers import EquivariantConv2d
 from skequinas.runtime.compiled import compiled
 
-__all__ = ["Muon", "polar_factor", "polar_factors"]
+__all__ = ["AdamW", "Muon", "polar_factor", "polar_factors"]
 
 _COEFFICIENTS = 3.4445, -4.7750, 2.0315
 """Of the polynomial that brings singular values near 1 fastest; they end between 0.7 and 1.2."""
@@ -86,7 +87,24 @@ _LARGE = 100_000
 """Entries of a block from which on those of several kernels are not put together."""
 
 
-class Muon(torch.optim.AdamW):
+class AdamW(torch.optim.AdamW):
+    """AdamW without what torch wraps around it for its compiler, whose import takes seconds, once a process.
+
+    Its gradients are to be set to None by the network's ``zero_grad``.
+    """
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group of parameters to those that are trained."""
+        inspect.unwrap(torch.optim.AdamW.add_param_group)(self, param_group)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Make one step."""
+        loss: float | None = inspect.unwrap(torch.optim.AdamW.step)(self, closure)
+        return loss
+
+
+class Muon(AdamW):
     """Muon for the kernels of equivariant convolutions, AdamW for all other parameters.
 
     Momentum is Nesterov's. Each subgroup's part of a mixed kernel is a kernel of its own, with a norm of its own. A

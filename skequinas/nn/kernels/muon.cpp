@@ -232,17 +232,7 @@ void turn(void *data) {
 }
 
 float norm(const float *values, int64_t n) {
-    constexpr int SUMS = 16; // that do not wait for each other
-    double sums[SUMS] = {}, sum = 0;
-    int64_t i = 0;
-    for (; i + SUMS <= n; i += SUMS)
-        for (int j = 0; j < SUMS; j++)
-            sums[j] += double(values[i + j]) * values[i + j];
-    for (; i < n; i++)
-        sum += double(values[i]) * values[i];
-    for (const double own : sums)
-        sum += own;
-    return std::max(float(std::sqrt(sum)), TINY);
+    return std::max(float(std::sqrt(product_of(values, values, n))), TINY);
 }
 
 void finish(void *data) {

@@ -29,6 +29,21 @@ typedef float V __attribute__((vector_size(LANES * 4)));
 
 inline int64_t blocks_of(int64_t n, int64_t size) { return (n + size - 1) / size; }
 
+// The scalar product of two arrays.
+inline double product_of(const float *a, const float *b, int64_t n) {
+    constexpr int SUMS = 16; // that do not wait for each other
+    double sums[SUMS] = {}, sum = 0;
+    int64_t i = 0;
+    for (; i + SUMS <= n; i += SUMS)
+        for (int j = 0; j < SUMS; j++)
+            sums[j] += double(a[i + j]) * b[i + j];
+    for (; i < n; i++)
+        sum += double(a[i]) * b[i];
+    for (const double own : sums)
+        sum += own;
+    return sum;
+}
+
 struct Memory { // aligned, kept by its thread, and only ever larger
     V *data = nullptr;
     size_t size = 0;
