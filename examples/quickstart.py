@@ -1,7 +1,7 @@
 """Which symmetry does a task have? Three tasks made from scikit-learn's digits, both searches, two classics.
 
 The digits are shown upright, turned by random quarter turns, or turned and mirrored at random. Training and test images
-are drawn alike. Run it with ``python examples/quickstart.py``; it takes less than two minutes on two cores.
+are drawn alike. Run it with ``python examples/quickstart.py``; it takes about a minute on two cores.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def moved(images: NDArray[np.uint8], mirrors: bool, seed: int = 0) -> NDArray[np
 def models() -> dict[str, BaseEstimator]:
     """The two searches, and two classifiers that know nothing of symmetry."""
     return {
-        "evolutionary": EquivariantNASClassifier(group="D4", search="evolutionary", random_state=0),
         "differentiable": EquivariantNASClassifier(group="D4", search="differentiable", random_state=0),
+        "evolutionary": EquivariantNASClassifier(group="D4", search="evolutionary", random_state=0),
         "SVC": SVC(C=10.0),
         "nearest neighbours": KNeighborsClassifier(3),
     }
