@@ -7,7 +7,6 @@
 #include "vectors.h"
 
 #include <cmath>
-#include <memory>
 
 namespace {
 
@@ -20,49 +19,46 @@ struct Sparse { // rows of a sparse matrix; without starts it is the identity
     const float *factors; // or null, where they are one
 };
 
-struct Kernel {
-    float *weight;         // (n_free, n_out, n_in)
-    const float *gradient; // alike
-    float *momentum;       // alike
-    const float *norms;    // (n_parts,)
-    int64_t n_free, n_out, n_in;
-    int64_t n_parts;
-    const int64_t *parts; // (n_parts,): rows of the weights of each
+struct Part { // of a kernel: what belongs to one of its subgroups
+    int64_t n_free;
     Sparse to_blocks, from_blocks;
     int64_t n_shapes;
     const int64_t *shapes; // (n_shapes, 3): so many blocks, of so many rows and columns for each pair of fields
 };
 
+struct Kernel {
+    float *weight;         // (sum of n_free, n_out, n_in)
+    const float *gradient; // alike
+    float *momentum;       // alike
+    const float *norms;    // (n_parts,)
+    const Part *parts;
+    int64_t n_parts, n_out, n_in;
+};
+
 struct Job {
-    Kernel *kernels;
+    const Kernel *kernels;
     int64_t n;
     float rate, momentum;
     Threads threads;
 };
 
-// to[row] = the sum of rows of `from`, each `width` values
-void gather(const Sparse &matrix, int64_t n, int64_t width, const float *from, float *to) {
-    for (int64_t row = 0; row < n; row++, to += width) {
-        if (!matrix.starts) {
-            std::copy(from + row * width, from + (row + 1) * width, to);
-            continue;
-        }
-        std::fill(to, to + width, 0.0f);
-        for (int64_t i = matrix.starts[row]; i < matrix.starts[row + 1]; i++) {
-            const float factor = matrix.factors ? matrix.factors[i] : 1.0f;
-            const float *own = from + matrix.indices[i] * width;
-            for (int64_t j = 0; j < width; j++)
-                to[j] += factor * own[j];
-        }
-    }
+// Entries of all blocks of a part for each pair of fields: those of complex representations stand there twice.
+int64_t entries_of(const Part &part) {
+    int64_t n = 0;
+    for (int64_t s = 0; s < part.n_shapes; s++)
+        n += part.shapes[3 * s] * part.shapes[3 * s + 1] * part.shapes[3 * s + 2];
+    return n;
 }
 
-// Entries of all blocks of a kernel for each pair of fields: those of complex representations stand there twice.
-int64_t entries_of(const Kernel &kernel) {
-    int64_t n = 0;
-    for (int64_t s = 0; s < kernel.n_shapes; s++)
-        n += kernel.shapes[3 * s] * kernel.shapes[3 * s + 1] * kernel.shapes[3 * s + 2];
-    return n;
+// to = a row of the product of a sparse matrix and rows of `width` values
+void gather(const Sparse &matrix, int64_t row, int64_t width, const float *from, float *__restrict to) {
+    std::fill(to, to + width, 0.0f);
+    for (int64_t i = matrix.starts[row]; i < matrix.starts[row + 1]; i++) {
+        const float factor = matrix.factors ? matrix.factors[i] : 1.0f;
+        const float *own = from + matrix.indices[i] * width;
+        for (int64_t j = 0; j < width; j++)
+            to[j] += factor * own[j];
+    }
 }
 
 // A matrix (n, depth) is packed as the left of a product, given its transpose, whose rows are filled up with zeros.
@@ -92,7 +88,7 @@ void turn_over(const float *matrix, int64_t n, int64_t m, int64_t stride, float 
 }
 
 struct Work {
-    Memory memory[6];
+    Memory memory[10];
     float *values(int i, int64_t n) { return reinterpret_cast<float *>(memory[i].at_least(blocks_of(n, LANES))); }
 };
 
@@ -172,91 +168,96 @@ void polar(float *matrix, int64_t rows, int64_t columns) {
             matrix[i * columns + j] = last * (wide ? result[i * long_padded + j] : matrix[i * columns + j]);
 }
 
-struct Matrix {
-    float *data;
-    int64_t rows, columns;
-};
-
-struct Step { // of one kernel: its direction, and its blocks, one after the other; all that is read is written before
-    std::unique_ptr<float[]> direction, entries, blocks;
+struct Unit { // of work: one part of one kernel, whose values stay in the caches of one thread
+    const Kernel *kernel;
+    const Part *part;
+    int64_t first; // row of the weights
+    float norm;
+    int64_t cost;
 };
 
 struct Plan {
     Job *job;
-    std::vector<Step> steps;
-    std::vector<Matrix> matrices; // the largest first
+    std::vector<Unit> units; // the largest first
 };
 
-// Entries (rows, columns, out, in) of blocks, to or from matrices (rows * out, columns * in).
-template <bool BACK> void arrange(const Kernel &kernel, float *entries, float *blocks) {
-    const int64_t n_out = kernel.n_out, n_in = kernel.n_in;
-    for (int64_t s = 0; s < kernel.n_shapes; s++) {
-        const int64_t n = kernel.shapes[3 * s], rows = kernel.shapes[3 * s + 1], columns = kernel.shapes[3 * s + 2];
+int64_t cost_of(const Part &part, const Kernel &kernel) {
+    int64_t cost = 0;
+    for (int64_t s = 0; s < part.n_shapes; s++) {
+        const int64_t rows = part.shapes[3 * s + 1] * kernel.n_out, columns = part.shapes[3 * s + 2] * kernel.n_in;
+        cost += part.shapes[3 * s] * rows * columns * std::min(rows, columns);
+    }
+    return cost;
+}
+
+// f(entry, block) for each entry (row, column) of blocks: its number, and where it has its first output of n_out, which
+// lie a row of the matrix (rows * out, columns * in) apart, as the third argument says.
+template <class F> void each_entry(const Part &part, int64_t n_out, int64_t n_in, float *blocks, F f) {
+    int64_t entry = 0;
+    for (int64_t s = 0; s < part.n_shapes; s++) {
+        const int64_t n = part.shapes[3 * s], rows = part.shapes[3 * s + 1], columns = part.shapes[3 * s + 2];
         for (int64_t b = 0; b < n * rows; b++)
             for (int64_t c = 0; c < columns; c++)
-                for (int64_t o = 0; o < n_out; o++, entries += n_in) {
-                    float *own = blocks + ((b * n_out + o) * columns + c) * n_in;
-                    if (BACK)
-                        std::copy(own, own + n_in, entries);
-                    else
-                        std::copy(entries, entries + n_in, own);
-                }
+                f(entry++, blocks + (b * n_out * columns + c) * n_in, columns * n_in);
         blocks += n * rows * n_out * columns * n_in;
     }
-}
-
-void start(void *data) {
-    Plan &plan = *static_cast<Plan *>(data);
-    for (int64_t i; (i = plan.job->threads.next++) < plan.job->n;) {
-        const Kernel &kernel = plan.job->kernels[i];
-        Step &step = plan.steps[i];
-        const int64_t width = kernel.n_out * kernel.n_in, size = kernel.n_free * width;
-        const float momentum = plan.job->momentum;
-        for (int64_t j = 0; j < size; j++) {
-            kernel.momentum[j] = momentum * kernel.momentum[j] + kernel.gradient[j];
-            step.direction[j] = kernel.gradient[j] + momentum * kernel.momentum[j];
-        }
-        gather(kernel.to_blocks, entries_of(kernel), width, step.direction.get(), step.entries.get());
-        arrange<false>(kernel, step.entries.get(), step.blocks.get());
-    }
-}
-
-void turn(void *data) {
-    Plan &plan = *static_cast<Plan *>(data);
-    for (int64_t i; (i = plan.job->threads.next++) < int64_t(plan.matrices.size());)
-        try {
-            polar(plan.matrices[i].data, plan.matrices[i].rows, plan.matrices[i].columns);
-        } catch (const std::bad_alloc &) {
-            plan.job->threads.failed = 1;
-        }
 }
 
 float norm(const float *values, int64_t n) {
     return std::max(float(std::sqrt(product_of(values, values, n))), TINY);
 }
 
-void finish(void *data) {
-    Plan &plan = *static_cast<Plan *>(data);
-    for (int64_t i; (i = plan.job->threads.next++) < plan.job->n;) {
-        const Kernel &kernel = plan.job->kernels[i];
-        Step &step = plan.steps[i];
-        const int64_t width = kernel.n_out * kernel.n_in;
-        arrange<true>(kernel, step.entries.get(), step.blocks.get());
-        gather(kernel.from_blocks, kernel.n_free, width, step.entries.get(), step.direction.get());
-        float *weight = kernel.weight;
-        const float *direction = step.direction.get();
-        for (int64_t part = 0; part < kernel.n_parts; part++) {
-            const int64_t size = kernel.parts[part] * width;
-            const float length = plan.job->rate * kernel.norms[part] / norm(direction, size);
-            for (int64_t j = 0; j < size; j++)
-                weight[j] -= length * direction[j];
-            const float scale = kernel.norms[part] / norm(weight, size);
-            for (int64_t j = 0; j < size; j++)
-                weight[j] *= scale;
-            weight += size;
-            direction += size;
-        }
+void turn(const Unit &unit, float rate, float share) {
+    const Kernel &kernel = *unit.kernel;
+    const Part &part = *unit.part;
+    const int64_t n_out = kernel.n_out, n_in = kernel.n_in, width = n_out * n_in;
+    const int64_t size = part.n_free * width, n_entries = entries_of(part) * width;
+    float *direction = work.values(6, size), *blocks = work.values(7, n_entries);
+    float *entries = work.values(8, n_entries), *own = work.values(9, width);
+    float *__restrict weight = kernel.weight + unit.first * width;
+    float *__restrict momentum = kernel.momentum + unit.first * width;
+    const float *__restrict gradient = kernel.gradient + unit.first * width;
+    for (int64_t j = 0; j < size; j++) {
+        momentum[j] = share * momentum[j] + gradient[j];
+        direction[j] = gradient[j] + share * momentum[j];
     }
+    const bool mapped = part.to_blocks.starts;
+    each_entry(part, n_out, n_in, blocks, [&](int64_t entry, float *block, int64_t stride) {
+        const float *from = mapped ? own : direction + entry * width;
+        if (mapped)
+            gather(part.to_blocks, entry, width, direction, own);
+        for (int64_t o = 0; o < n_out; o++)
+            std::copy(from + o * n_in, from + (o + 1) * n_in, block + o * stride);
+    });
+    float *matrix = blocks;
+    for (int64_t s = 0; s < part.n_shapes; s++) {
+        const int64_t rows = part.shapes[3 * s + 1] * n_out, columns = part.shapes[3 * s + 2] * n_in;
+        for (int64_t b = 0; b < part.shapes[3 * s]; b++, matrix += rows * columns)
+            polar(matrix, rows, columns);
+    }
+    each_entry(part, n_out, n_in, blocks, [&](int64_t entry, float *block, int64_t stride) {
+        float *to = (mapped ? entries : direction) + entry * width;
+        for (int64_t o = 0; o < n_out; o++)
+            std::copy(block + o * stride, block + o * stride + n_in, to + o * n_in);
+    });
+    if (mapped)
+        for (int64_t row = 0; row < part.n_free; row++)
+            gather(part.from_blocks, row, width, entries, direction + row * width);
+    const float length = rate * unit.norm / norm(direction, size);
+    for (int64_t j = 0; j < size; j++)
+        weight[j] -= length * direction[j];
+    const float scale = unit.norm / norm(weight, size);
+    for (int64_t j = 0; j < size; j++)
+        weight[j] *= scale;
+}
+
+void turn_all(void *data) {
+    Plan &plan = *static_cast<Plan *>(data);
+    Job &job = *plan.job;
+    noted(job.threads, [&] {
+        for (int64_t i; (i = job.threads.next++) < int64_t(plan.units.size());)
+            turn(plan.units[i], job.rate, job.momentum);
+    });
 }
 
 } // namespace
@@ -266,30 +267,17 @@ extern "C" {
 // Make one step with all kernels. 0, or 1 if there is no memory.
 int skequinas_muon(Job *job) {
     return guarded([&] {
-        Plan plan{job, std::vector<Step>(job->n), {}};
+        Plan plan{job, {}};
         for (int64_t i = 0; i < job->n; i++) {
             const Kernel &kernel = job->kernels[i];
-            const int64_t size = kernel.n_free * kernel.n_out * kernel.n_in;
-            Step &step = plan.steps[i];
-            const int64_t n_entries = entries_of(kernel) * kernel.n_out * kernel.n_in;
-            step.direction.reset(new float[size]);
-            step.entries.reset(new float[n_entries]);
-            step.blocks.reset(new float[n_entries]);
-            float *data = step.blocks.get();
-            for (int64_t s = 0; s < kernel.n_shapes; s++) {
-                const int64_t *shape = kernel.shapes + 3 * s;
-                const int64_t rows = shape[1] * kernel.n_out, columns = shape[2] * kernel.n_in;
-                for (int64_t b = 0; b < shape[0]; b++, data += rows * columns)
-                    plan.matrices.push_back({data, rows, columns});
-            }
+            int64_t first = 0;
+            for (int64_t p = 0; p < kernel.n_parts; first += kernel.parts[p++].n_free)
+                plan.units.push_back(
+                    {&kernel, kernel.parts + p, first, kernel.norms[p], cost_of(kernel.parts[p], kernel)});
         }
-        std::stable_sort(plan.matrices.begin(), plan.matrices.end(), [](const Matrix &a, const Matrix &b) {
-            return std::min(a.rows, a.columns) > std::min(b.rows, b.columns);
-        });
-        run(job->threads, start, &plan);
-        run(job->threads, turn, &plan);
-        if (!job->threads.failed)
-            run(job->threads, finish, &plan);
+        std::stable_sort(plan.units.begin(), plan.units.end(),
+                         [](const Unit &a, const Unit &b) { return a.cost > b.cost; });
+        run(job->threads, turn_all, &plan);
         return int(job->threads.failed);
     });
 }

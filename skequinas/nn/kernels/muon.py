@@ -42,20 +42,25 @@ class TurnedKernel(NamedTuple):
 
 
 class _Sparse(ctypes.Structure):
-    """The same as in ``muon.cpp``, as the two below."""
+    """The same as in ``muon.cpp``, as those below."""
 
     _fields_ = tuple((name, ctypes.c_void_p) for name in ("starts", "indices", "factors"))
 
 
-class _Kernel(ctypes.Structure):
+class _Part(ctypes.Structure):
     _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("weight", "gradient", "momentum", "norms")),
-        *((name, ctypes.c_int64) for name in ("n_free", "n_out", "n_in", "n_parts")),
-        ("parts", ctypes.c_void_p),
+        ("n_free", ctypes.c_int64),
         ("to_blocks", _Sparse),
         ("from_blocks", _Sparse),
         ("n_shapes", ctypes.c_int64),
         ("shapes", ctypes.c_void_p),
+    )
+
+
+class _Kernel(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("weight", "gradient", "momentum", "norms", "parts")),
+        *((name, ctypes.c_int64) for name in ("n_parts", "n_out", "n_in")),
     )
 
 
@@ -69,19 +74,10 @@ class _Job(ctypes.Structure):
     )
 
 
-class _Tables(NamedTuple):
-    """What is told of spaces, and what holds the arrays."""
-
-    to_blocks: _Sparse
-    from_blocks: _Sparse
-    parts: NDArray[np.int64]
-    shapes: NDArray[np.int64]
-    kept: Any
-
-
 @cache
-def _tables(spaces: tuple[KernelSpace, ...]) -> _Tables:
-    blocks: KernelBlocks = kernel_blocks(spaces)
+def _part(space: KernelSpace) -> tuple[_Part, Any]:
+    """What is told of a space, and what holds the arrays."""
+    blocks: KernelBlocks = kernel_blocks((space,))
     kept: list[NDArray[Any]] = []
 
     def sparse(tables: OrbitTables | None) -> _Sparse:
@@ -96,13 +92,16 @@ def _tables(spaces: tuple[KernelSpace, ...]) -> _Tables:
         at = None if factors is None else kept[-1].ctypes.data
         return _Sparse(starts.ctypes.data, indices.ctypes.data, at)
 
-    return _Tables(
-        sparse(blocks.forward_tables),
-        sparse(blocks.backward_tables),
-        np.array([space.n_free for space in spaces]),
-        np.array(blocks.shapes, dtype=np.int64),
-        kept,
-    )
+    shapes = np.array(blocks.shapes, dtype=np.int64)
+    tables = sparse(blocks.forward_tables), sparse(blocks.backward_tables)
+    return _Part(space.n_free, *tables, len(shapes), shapes.ctypes.data), (*kept, shapes)
+
+
+@cache
+def _parts(spaces: tuple[KernelSpace, ...]) -> tuple[ctypes.Array[_Part], Any]:
+    """That of several spaces."""
+    parts, kept = zip(*map(_part, spaces), strict=True)
+    return (_Part * len(parts))(*parts), kept
 
 
 def can_turn(kernels: Sequence[TurnedKernel]) -> bool:
@@ -126,14 +125,12 @@ def turn(compiled: Compiled, kernels: Sequence[TurnedKernel], rate: float, momen
     Weights and momenta are changed in place.
     """
     told = (_Kernel * len(kernels))()
-    kept = [_tables(kernel.spaces) for kernel in kernels]  # their addresses are all that is told
-    for own, kernel, tables in zip(told, kernels, kept, strict=True):
+    for own, kernel in zip(told, kernels, strict=True):
+        parts = _parts(kernel.spaces)[0]  # they are kept for good
         own.weight, own.gradient = kernel.weight.data_ptr(), kernel.gradient.data_ptr()
         own.momentum, own.norms = kernel.momentum.data_ptr(), kernel.norms.data_ptr()
-        own.n_free, own.n_out, own.n_in = kernel.weight.shape
-        own.n_parts, own.parts = len(tables.parts), tables.parts.ctypes.data
-        own.to_blocks, own.from_blocks = tables.to_blocks, tables.from_blocks
-        own.n_shapes, own.shapes = len(tables.shapes), tables.shapes.ctypes.data
+        own.parts, own.n_parts = ctypes.addressof(parts), len(parts)
+        own.n_out, own.n_in = kernel.weight.shape[1:]
     job = _Job(ctypes.addressof(told), len(kernels), rate, momentum, compiled.threads())
     check(compiled.functions.skequinas_muon(ctypes.byref(job)))
     for kernel in kernels:
