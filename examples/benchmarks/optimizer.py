@@ -2,31 +2,47 @@
 
     python examples/benchmarks/optimizer.py --parts steps
     python examples/benchmarks/optimizer.py --parts accuracy --data FILE.npz --train 500 1500 --lengths 0.25 1
+    python examples/benchmarks/optimizer.py --parts stages --data FILE.npz --train 1500
 
 FILE holds ``X, y`` and perhaps ``split`` (0 for training images), or ``X_train, y_train``; without ``--data`` it is
 scikit-learn's digits. Networks are constrained to ``--group``, trained with ``search="none"`` on training images, and
 scored on 1,500 others of the training part: accuracy, and with ``--balanced`` balanced accuracy of models whose classes
 all weigh alike; R2 with ``--regression``. Lengths are shares of the default one. Seconds are of the process.
+
+The part "stages" fits whole searches from ``--group``, in which one stage alone is trained by AdamW, at the first of
+its rates: the first network (of the evolution, or the mixture), those that inherit from it (children, tightened ones),
+or the final training. It tells the losses on the search's own held-out images, and the score of the model on others.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import replace
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 from sklearn.metrics import balanced_accuracy_score
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from skequinas import EquivariantNASClassifier, EquivariantNASRegressor, PointGroup
+from skequinas import (
+    DifferentiableSearch,
+    EquivariantNASClassifier,
+    EquivariantNASRegressor,
+    EvolutionarySearch,
+    PointGroup,
+)
+from skequinas.estimators import session as estimator_session
 from skequinas.nn import Architecture, EquivariantNetwork, default_architecture, paper_architecture
 from skequinas.runtime.process import kept_memory
-from skequinas.training import Muon
+from skequinas.search.base import Search
+from skequinas.search.evaluation import Proposal
+from skequinas.training import Muon, TrainingSettings
 
 D4 = PointGroup.from_name("D4")
 
@@ -105,9 +121,62 @@ def print_accuracy(options: argparse.Namespace) -> None:
                 )
 
 
+def with_adamw(kind: type[Search], stage: str, rate: float) -> Search:
+    """A search that trains the networks of one stage by AdamW, and all others as it is told to."""
+
+    class Own(kind):  # type: ignore[misc, valid-type]
+        def propose(self) -> list[Proposal]:
+            other = {"first": self.generation_ == 0, "inherited": self.generation_ > 0}.get(stage, False)
+            settings = {"optimizer": "adamw", "learning_rate": rate}
+            return [
+                replace(proposal, training=replace(proposal.training, **settings)) if other else proposal
+                for proposal in super().propose()
+            ]
+
+    search: Search = Own()
+    return search
+
+
+def print_stages(options: argparse.Namespace) -> None:
+    X, y = training_images(options.data, options.target)
+    rows = np.random.default_rng(options.seed).permutation(len(X))
+    n = options.train[0]
+    train, held_out = rows[:n], rows[n : n + 1500]
+    kind = EquivariantNASRegressor if options.regression else EquivariantNASClassifier
+    weights: dict[str, Any] = {"class_weight": "balanced"} if options.balanced else {}
+    final_training = estimator_session.train
+
+    def by_adamw(network: nn.Module, data: Any, settings: TrainingSettings, *args: Any, **more: Any) -> Any:
+        settings = replace(settings, optimizer="adamw", learning_rate=options.adamw[0])
+        return final_training(network, data, settings, *args, **more)
+
+    for search in (EvolutionarySearch, DifferentiableSearch):
+        for stage in ("none", "first", "inherited", "final"):
+            model = kind(
+                options.group, with_adamw(search, stage, options.adamw[0]), random_state=options.seed, **weights
+            )
+            started = time.process_time()
+            with patch.object(estimator_session, "train", by_adamw if stage == "final" else final_training):
+                model.fit(X[train], y[train])
+            seconds = time.process_time() - started
+            score = model.score(X[held_out], y[held_out])
+            if options.balanced:
+                score = balanced_accuracy_score(y[held_out], model.predict(X[held_out]))
+            found = model.search_results_
+            losses = {name: found["validation_loss"][own] for name, own in (
+                ("first", found["generation"] == 0), ("inherited", found["generation"] > 0)
+            )}  # fmt: skip
+            best = ", ".join(f"{name} {values.min():.3f}" for name, values in losses.items() if len(values))
+            print(
+                f"{options.data}, {n} images, {search.__name__}, AdamW in {stage:9}: {score:.4f} in {seconds:.0f} s, "
+                f"{model.learned_symmetry_.group}, lowest losses: {best}",
+                flush=True,
+            )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", nargs="+", choices=["steps", "accuracy"], default=["steps", "accuracy"])
+    parser.add_argument("--parts", nargs="+", choices=["steps", "accuracy", "stages"], default=["steps", "accuracy"])
     parser.add_argument("--rounds", type=int, default=5, help="steps that are timed")
     parser.add_argument("--data", help="an npz file; scikit-learn's digits without it")
     parser.add_argument("--target", default="y", help="name of the target in a file without X_train")
@@ -125,6 +194,8 @@ def main() -> None:
             print_steps(options.rounds)
     if "accuracy" in options.parts:
         print_accuracy(options)
+    if "stages" in options.parts:
+        print_stages(options)
 
 
 if __name__ == "__main__":
