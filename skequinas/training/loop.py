@@ -142,7 +142,7 @@ def train(
             with _autocast(data, settings):
                 mean = batch.loss(network, data.objective, settings.label_smoothing)
                 loss = _penalised(mean, network, data.objective)
-            network.zero_grad()
+            _forget(weights)
             loss.backward(inputs=weights)
             optimizer.step()
             schedule.step()
@@ -217,6 +217,12 @@ def _autocast(data: DataPart, settings: TrainingSettings) -> torch.autocast:
     return torch.autocast(data.images.device.type, PRECISIONS[settings.precision], enabled=reduced)
 
 
+def _forget(parameters: list[nn.Parameter]) -> None:
+    """What ``zero_grad`` of an optimiser does, which imports torch's compiler, and that of a network slowly."""
+    for p in parameters:
+        p.grad = None
+
+
 def _optimizer(network: nn.Module, weights: list[nn.Parameter], settings: TrainingSettings) -> torch.optim.Optimizer:
     if settings.optimizer == "muon":
         rate = settings.learning_rate
@@ -268,7 +274,7 @@ class _AlphaStep:
             loss = _penalised(batch.loss(self.network, self.data.objective), self.network, self.data.objective)
         for m, momentum in zip(self.norms, momenta, strict=True):
             m.momentum = momentum
-        self.network.zero_grad()
+        _forget(self.alphas)
         loss.backward(inputs=self.alphas)
         self.optimizer.step()
 

@@ -90,7 +90,7 @@ _LARGE = 100_000
 class AdamW(torch.optim.AdamW):
     """AdamW without what torch wraps around it for its compiler, whose import takes seconds, once a process.
 
-    Its gradients are to be set to None by the network's ``zero_grad``.
+    What is wrapped around ``zero_grad`` is still there.
     """
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
