@@ -275,6 +275,7 @@ def steps(options: argparse.Namespace) -> None:
     for name, network in (("ordinary CNN", OrdinaryCNN(architecture)), ("D4", EquivariantNetwork(architecture))):
         network = network.to(memory_format=torch.channels_last)
         actions[f"{name}, bfloat16"] = training_step(network, batch, labels, torch.bfloat16)
+    actions = {name: action for name, action in actions.items() if name.startswith(tuple(options.rows))}
     title = f"training step, batch 64, channels {tuple(f * 8 for f in architecture.fields)}"
     with nullcontext() if options.system_allocator else kept_memory():
         report(title, in_rounds(actions, options.rounds, 1 if options.paper else 5))
@@ -388,6 +389,7 @@ def main() -> None:
     parser.add_argument(
         "--paper", action="store_true", help="steps of the paper's network: 8 layers, 128 and 256 channels"
     )
+    parser.add_argument("--rows", nargs="+", default=[""], help="steps of those alone whose names begin so")
     parser.add_argument("--system-allocator", action="store_true", help="steps without keeping freed memory")
     parser.add_argument("--images", type=int, default=2000, help="of the whole fits")
     parser.add_argument("--inner", help=argparse.SUPPRESS)
