@@ -39,7 +39,7 @@ CHAINS = [chain for group in GROUPS for chain in chains(group.whole)]
 
 @pytest.fixture(autouse=True)
 def _seed() -> None:
-    """Draw the same numbers whatever ran before: tests are dealt out to workers in another order each time."""
+    """Draw the same numbers by torch whatever ran before: workers are dealt other tests each time."""
     torch.manual_seed(0)
 
 

@@ -126,10 +126,11 @@ def with_adamw(kind: type[Search], stage: str, rate: float) -> Search:
 
     class Own(kind):  # type: ignore[misc, valid-type]
         def propose(self) -> list[Proposal]:
-            other = {"first": self.generation_ == 0, "inherited": self.generation_ > 0}.get(stage, False)
             settings = {"optimizer": "adamw", "learning_rate": rate}
             return [
-                replace(proposal, training=replace(proposal.training, **settings)) if other else proposal
+                replace(proposal, training=replace(proposal.training, **settings))
+                if stage == ("first" if proposal.parent is None else "inherited")
+                else proposal
                 for proposal in super().propose()
             ]
 
@@ -164,7 +165,7 @@ def print_stages(options: argparse.Namespace) -> None:
                 score = balanced_accuracy_score(y[held_out], model.predict(X[held_out]))
             found = model.search_results_
             losses = {name: found["validation_loss"][own] for name, own in (
-                ("first", found["generation"] == 0), ("inherited", found["generation"] > 0)
+                ("first", found["generation"] == 0), ("inherited", found["parent"] >= 0)
             )}  # fmt: skip
             best = ", ".join(f"{name} {values.min():.3f}" for name, values in losses.items() if len(values))
             print(
@@ -195,6 +196,8 @@ def main() -> None:
     if "accuracy" in options.parts:
         print_accuracy(options)
     if "stages" in options.parts:
+        if not options.adamw:
+            parser.error("--parts stages needs a rate of --adamw")
         print_stages(options)
 
 

@@ -256,7 +256,7 @@ def gather(rows: Tensor, tables: OrbitTables, factors: Tensor | None = None) -> 
         factors = own if factors is None else own * factors
     flat = rows.flatten(1).contiguous()
     sums: Tensor = F.embedding_bag(tables.orbits, flat, tables.orbit_starts, mode="sum", per_sample_weights=factors)
-    return sums.reshape(-1, *rows.shape[1:])
+    return sums.reshape(sums.shape[0], *rows.shape[1:])
 
 
 class _Expand(torch.autograd.Function):

@@ -66,9 +66,10 @@ class _OrbitWeights(nn.Module):
 
         With shares they are weighted, and with norms the weights of each space are first scaled to its norm.
         """
-        fast = None if shares is None else compiled()
-        if fast is not None and shares is not None and mixing.takes(self.weight, shares, norms):
-            return mixing.mix(fast, self.spaces, self.weight, shares, norms)
+        if shares is not None and mixing.takes(self.spaces, self.weight, shares, norms):
+            fast = compiled()
+            if fast is not None:
+                return mixing.mix(fast, self.spaces, self.weight, shares, norms)
         tables = [self._buffers[name] for name in OrbitTables._fields]
         if shares is None:
             return expand(self.weight, *tables)

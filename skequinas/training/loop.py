@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from skequinas.training.data import DataPart, batches_per_epoch, endless_batches, mean_with_error, n_steps
 from skequinas.training.evaluation import evaluate
 from skequinas.training.objective import Objective
-from skequinas.training.optimizer import AdamW, Muon
+from skequinas.training.optimizer import SGD, AdamW, Muon
 
 __all__ = ["PRECISIONS", "DivergenceError", "TrainingSettings", "refresh_statistics", "train"]
 
@@ -228,9 +228,7 @@ def _optimizer(network: nn.Module, weights: list[nn.Parameter], settings: Traini
         rate = settings.learning_rate
         return Muon(network, rate, _KERNEL_RATE * rate, weight_decay=settings.weight_decay, parameters=weights)
     if settings.optimizer == "sgd":
-        return torch.optim.SGD(
-            weights, settings.learning_rate, momentum=0.9, nesterov=True, weight_decay=settings.weight_decay
-        )
+        return SGD(weights, settings.learning_rate, momentum=0.9, nesterov=True, weight_decay=settings.weight_decay)
     return AdamW(weights, settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
 
 

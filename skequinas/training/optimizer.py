@@ -24,7 +24,7 @@ from skequinas.nn.kernels.muon import TurnedKernel, can_turn, turn
 from skequinas.nn.layers import EquivariantConv2d
 from skequinas.runtime.compiled import compiled
 
-__all__ = ["AdamW", "Muon", "polar_factor", "polar_factors"]
+__all__ = ["SGD", "AdamW", "Muon", "polar_factor", "polar_factors"]
 
 _COEFFICIENTS = 3.4445, -4.7750, 2.0315
 """Of the polynomial that brings singular values near 1 fastest; they end between 0.7 and 1.2."""
@@ -87,21 +87,35 @@ _LARGE = 100_000
 """Entries of a block from which on those of several kernels are not put together."""
 
 
-class AdamW(torch.optim.AdamW):
-    """AdamW without what torch wraps around it for its compiler, whose import takes seconds, once a process.
+class _Bare(torch.optim.Optimizer):
+    """An optimiser of torch without what is wrapped around it for the compiler, whose import takes seconds.
 
-    What is wrapped around ``zero_grad`` is still there.
+    What is wrapped around ``zero_grad`` is still there. Steps are not differentiable.
     """
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group of parameters to those that are trained."""
-        inspect.unwrap(torch.optim.AdamW.add_param_group)(self, param_group)
+        _unwrapped(super().add_param_group)(self, param_group)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Make one step."""
-        loss: float | None = inspect.unwrap(torch.optim.AdamW.step)(self, closure)
+        loss: float | None = _unwrapped(super().step)(self, closure)
         return loss
+
+
+def _unwrapped(method: Any) -> Callable[..., Any]:
+    """The function of a bound method, without hooks either."""
+    function: Callable[..., Any] = inspect.unwrap(method.__func__)
+    return function
+
+
+class AdamW(_Bare, torch.optim.AdamW):
+    """AdamW, without torch's compiler."""
+
+
+class SGD(_Bare, torch.optim.SGD):
+    """SGD, without torch's compiler."""
 
 
 class Muon(AdamW):
@@ -161,7 +175,7 @@ class Muon(AdamW):
                 kept += [(p, p.grad) for p in kernels]
         for p, _ in kept:
             p.grad = None  # AdamW passes over these
-        super().step()
+        inspect.unwrap(torch.optim.AdamW.step)(self)
         for p, grad in kept:
             p.grad = grad
         return loss

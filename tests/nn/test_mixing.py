@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -74,8 +75,9 @@ def test_kernels_and_gradients_are_those_of_torch(
     layer = layer_of(mixture, form)
     found = outcome(layer)
     assert calls == ([False, True] if form[1] else [False])  # kernels have norms, and biases, where they are mixed
+    n = len(calls)
     assert near(found, outcome(copy.deepcopy(layer).double()))
-    assert len(calls) <= 2
+    assert len(calls) == n
 
 
 @pytest.mark.usefixtures("threads")
@@ -122,6 +124,49 @@ def test_torch_does_what_they_are_not_made_for(what: str, monkeypatch: pytest.Mo
         layer.double()
     monkeypatch.setattr(mixing, "mix", None)
     torch.testing.assert_close(layer.kernel().double(), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["weights.weight", "logits", "norms"])
+def test_values_of_another_shape_are_refused_by_torch(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = layer_of(MIXTURES["all"], FORMS["head"])
+    *path, last = name.split(".")
+    owner = layer.get_submodule(".".join(path))
+    value = getattr(owner, last)
+    shorter = value.detach()[:-1]
+    setattr(owner, last, torch.nn.Parameter(shorter) if isinstance(value, torch.nn.Parameter) else shorter)
+    monkeypatch.setattr(mixing, "mix", None)
+    with pytest.raises((RuntimeError, IndexError)):
+        layer.kernel()
+
+
+def test_threads_that_ask_for_the_same_spaces_at_once_each_have_their_tables() -> None:
+    layer = layer_of(MIXTURES["all"], FORMS["hidden"])
+    expected = outcome(layer)
+    mixing._tables.cache_clear()
+    barrier, found = threading.Barrier(4), []
+
+    def ask() -> None:
+        own = copy.deepcopy(layer)
+        barrier.wait()
+        for _ in range(20):
+            found.append(outcome(own))
+
+    asking = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in asking:
+        thread.start()
+    for thread in asking:
+        thread.join()
+    assert len(found) == 80
+    for own in found:
+        assert all(torch.equal(value, first) for value, first in zip(own, expected, strict=True))
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch's own tracing does so
+def test_a_mixed_layer_can_be_exported() -> None:
+    layer = layer_of(MIXTURES["two"], FORMS["hidden"])
+    x = torch.randn(2, 8, 5, 5)
+    exported = torch.export.export(layer, (x,), strict=True).module()
+    torch.testing.assert_close(exported(x), layer(x), rtol=0, atol=1e-5)
 
 
 def test_second_derivatives_are_refused() -> None:

@@ -305,8 +305,10 @@ print(faults(kept_memory()))
     assert int(answer) < 1000  # there are 20,000 pages in the maps of one repeat
 
 
-@pytest.mark.parametrize("search", ["evolutionary", "differentiable"])
-def test_a_fit_does_not_wait_for_torch_s_compiler(search: str) -> None:
+@pytest.mark.parametrize(
+    ("search", "optimizer"), [("evolutionary", "muon"), ("differentiable", "muon"), ("none", "adamw"), ("none", "sgd")]
+)
+def test_a_fit_does_not_wait_for_torch_s_compiler(search: str, optimizer: str) -> None:
     """Its import takes two seconds, which is more than a small fit."""
     code = f"""
 import sys
@@ -316,7 +318,10 @@ import numpy as np
 from skequinas import EquivariantNASClassifier
 
 X = np.random.default_rng(0).random((60, 64))
-EquivariantNASClassifier("D4", {search!r}, max_epochs=1, device="cpu", random_state=0).fit(X, np.arange(60) % 2)
+model = EquivariantNASClassifier(
+    "D4", {search!r}, optimizer={optimizer!r}, learning_rate=0.01, max_epochs=1, device="cpu", random_state=0
+)
+model.fit(X, np.arange(60) % 2)
 print("torch._dynamo" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)

@@ -13,7 +13,7 @@ from skequinas.groups import PointGroup, Subgroup
 from skequinas.nn import Architecture, EquivariantNetwork, GroupConv2d, MixedGroupConv2d
 from skequinas.runtime.compiled import compiled
 from skequinas.training import CLASSIFICATION, DataPart, DivergenceError, TrainingSettings, optimizer, train
-from skequinas.training.optimizer import Muon, polar_factor, polar_factors
+from skequinas.training.optimizer import SGD, AdamW, Muon, polar_factor, polar_factors
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -255,3 +255,17 @@ def test_a_training_that_diverges_ends_in_a_clear_error() -> None:
     data.images[0] = torch.nan
     with pytest.raises(DivergenceError, match="became nan in epoch"):
         train(network_of(), data, TrainingSettings(optimizer="muon"), 1, seed=0)
+
+
+@pytest.mark.parametrize("kind", ["muon", "adamw", "sgd"])
+def test_hooks_run_once_a_step_whatever_was_made_before(kind: str) -> None:
+    layer = GroupConv2d(D4.whole, 1, 1, 3)
+    for other in (AdamW, SGD):
+        other(GroupConv2d(D4.whole, 1, 1, 3).parameters(), 0.01)
+    own = Muon(layer) if kind == "muon" else {"adamw": AdamW, "sgd": SGD}[kind](layer.parameters(), 0.01)
+    calls: list[str] = []
+    own.register_step_pre_hook(lambda *_: calls.append("before"))
+    own.register_step_post_hook(lambda *_: calls.append("after"))
+    layer.weights.weight.grad = torch.ones_like(layer.weights.weight)
+    own.step()
+    assert calls == ["before", "after"]

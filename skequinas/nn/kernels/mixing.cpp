@@ -1,4 +1,4 @@
-// A weighted sum of kernels that are constrained to several subgroups, and its gradients; see filters.py for what it is.
+// A weighted sum of kernels that are constrained to several subgroups, and its gradients; see filters.py.
 //
 // Each row of the sum is made of free weights, all of one row of the weights alike, by a sparse matrix.
 
@@ -99,15 +99,17 @@ void take_along(void *data) {
 
 extern "C" {
 
-// rows = the weighted sum.
+// rows = the weighted sum. 0, or 1 if there is no memory.
 int skequinas_mix(Job *job) {
-    run(job->threads, measure, job);
-    run(job->threads, sum, job);
-    return 0;
+    return guarded([&] {
+        run(job->threads, measure, job);
+        run(job->threads, sum, job);
+        return 0;
+    });
 }
 
-// The gradients of weights and shares, given that of the rows. A part's norm is fixed, where there are norms: growing it
-// gains nothing. 0, or 1 if there is no memory.
+// The gradients of weights and shares, given that of the rows. A part's norm is fixed, where there are norms: growing
+// it gains nothing. 0, or 1 if there is no memory.
 int skequinas_mix_backward(Job *job) {
     return guarded([&] {
         std::vector<float> along(job->backward.n_rows), shrink(job->n_parts);

@@ -65,10 +65,16 @@ def _tables(spaces: tuple[KernelSpace, ...]) -> _Tables:
     return _Tables(job, [*kept, sizes, owner])
 
 
-def takes(weights: Tensor, shares: Tensor, norms: Tensor | None) -> bool:
-    """Whether all is in single precision, in main memory and without gaps."""
-    tensors = (weights, shares) if norms is None else (weights, shares, norms)
-    return can_be_told(*tensors) and all(t.is_contiguous() for t in tensors)
+def takes(spaces: tuple[KernelSpace, ...], weights: Tensor, shares: Tensor, norms: Tensor | None) -> bool:
+    """Whether all is in single precision, in main memory, without gaps, and of the shapes that `mix` asks for."""
+    each = (shares,) if norms is None else (shares, norms)
+    return (
+        can_be_told(weights, *each)
+        and all(t.is_contiguous() for t in (weights, *each))
+        and all(t.shape == (len(spaces),) for t in each)
+        and weights.dim() == 3
+        and weights.shape[0] == sum(space.n_free for space in spaces)
+    )
 
 
 def mix(
@@ -102,7 +108,7 @@ class _Mix(torch.autograd.Function):
     ) -> Tensor:
         ratios, factors = torch.empty_like(shares), torch.empty_like(shares)
         ctx.save_for_backward(weights, shares, norms, ratios, factors)
-        ctx.spaces, ctx.kernels = spaces, kernels
+        ctx.tables, ctx.kernels = _tables(spaces), kernels  # their addresses are all that is told
         job = _job(ctx, ctx.to_save)
         rows = weights.new_empty(job.forward.n_rows, *weights.shape[1:])
         job.rows = rows.data_ptr()
@@ -127,7 +133,7 @@ def _job(ctx: Any, tensors: tuple[Tensor | None, ...]) -> _Job:
     assert shares is not None
     assert ratios is not None
     assert factors is not None
-    job = _Job.from_buffer_copy(_tables(ctx.spaces).job)
+    job = _Job.from_buffer_copy(ctx.tables.job)
     job.width = weights.shape[1] * weights.shape[2]
     job.weights, job.shares = weights.data_ptr(), shares.data_ptr()
     job.norms = None if norms is None else norms.data_ptr()

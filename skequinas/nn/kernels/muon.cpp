@@ -264,7 +264,7 @@ void turn_all(void *data) {
 
 extern "C" {
 
-// Make one step with all kernels. 0, or 1 if there is no memory.
+// Make one step with all kernels. 0, or 1 if there is no memory; then some parts have moved, and others have not.
 int skequinas_muon(Job *job) {
     return guarded([&] {
         Plan plan{job, {}};

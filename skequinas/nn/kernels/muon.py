@@ -116,7 +116,8 @@ def _is_plain(kernel: TurnedKernel) -> bool:
 
 def _largest(kernel: TurnedKernel) -> int:
     _, n_out, n_in = kernel.weight.shape
-    return max(min(s.rows * n_out, s.columns * n_in) for s in kernel_blocks(kernel.spaces).shapes)
+    shapes = (shape for space in kernel.spaces for shape in kernel_blocks((space,)).shapes)
+    return max(min(shape.rows * n_out, shape.columns * n_in) for shape in shapes)
 
 
 def turn(compiled: Compiled, kernels: Sequence[TurnedKernel], rate: float, momentum: float) -> None:
@@ -125,8 +126,8 @@ def turn(compiled: Compiled, kernels: Sequence[TurnedKernel], rate: float, momen
     Weights and momenta are changed in place.
     """
     told = (_Kernel * len(kernels))()
-    for own, kernel in zip(told, kernels, strict=True):
-        parts = _parts(kernel.spaces)[0]  # they are kept for good
+    kept = [_parts(kernel.spaces) for kernel in kernels]  # their addresses are all that is told
+    for own, kernel, (parts, _) in zip(told, kernels, kept, strict=True):
         own.weight, own.gradient = kernel.weight.data_ptr(), kernel.gradient.data_ptr()
         own.momentum, own.norms = kernel.momentum.data_ptr(), kernel.norms.data_ptr()
         own.parts, own.n_parts = ctypes.addressof(parts), len(parts)

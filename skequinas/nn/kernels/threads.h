@@ -5,8 +5,8 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <exception>
 #include <new>
-#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -33,7 +33,7 @@ inline void run(Threads &threads, void (*work)(void *), void *data) {
             others.reserve(threads.number);
             for (int64_t i = 1; i < threads.number; i++)
                 others.emplace_back(work, data);
-        } catch (const std::system_error &) { // those that are there do the work
+        } catch (const std::exception &) { // no thread or no memory: those that are there do the work
         }
         work(data);
         for (auto &other : others)
