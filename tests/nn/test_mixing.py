@@ -164,7 +164,7 @@ def test_threads_that_ask_for_the_same_spaces_at_once_each_have_their_tables() -
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch's own tracing does so
 def test_a_mixed_layer_can_be_exported() -> None:
     layer = layer_of(MIXTURES["two"], FORMS["hidden"])
-    x = torch.randn(2, 8, 5, 5)
+    x = torch.randn(2, 16, 5, 5)
     exported = torch.export.export(layer, (x,), strict=True).module()
     torch.testing.assert_close(exported(x), layer(x), rtol=0, atol=1e-5)
 
