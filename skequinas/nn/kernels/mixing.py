@@ -73,7 +73,7 @@ def takes(spaces: tuple[KernelSpace, ...], weights: Tensor, shares: Tensor, norm
         and all(t.is_contiguous() for t in (weights, *each))
         and all(t.shape == (len(spaces),) for t in each)
         and weights.dim() == 3
-        and weights.shape[0] == sum(space.n_free for space in spaces)
+        and weights.shape[0] == _tables(spaces).job.backward.n_rows
     )
 
 

@@ -104,6 +104,13 @@ def _parts(spaces: tuple[KernelSpace, ...]) -> tuple[ctypes.Array[_Part], Any]:
     return (_Part * len(parts))(*parts), kept
 
 
+@cache
+def _shapes(spaces: tuple[KernelSpace, ...]) -> tuple[tuple[int, int], ...]:
+    """Rows and columns, for each pair of fields, of the blocks of several spaces."""
+    found = {(shape.rows, shape.columns) for space in spaces for shape in kernel_blocks((space,)).shapes}
+    return tuple(sorted(found))
+
+
 def can_turn(kernels: Sequence[TurnedKernel]) -> bool:
     """Whether all is in single precision and in main memory, and no block is large."""
     return all(_is_plain(kernel) and _largest(kernel) <= _LARGEST for kernel in kernels)
@@ -116,8 +123,7 @@ def _is_plain(kernel: TurnedKernel) -> bool:
 
 def _largest(kernel: TurnedKernel) -> int:
     _, n_out, n_in = kernel.weight.shape
-    shapes = (shape for space in kernel.spaces for shape in kernel_blocks((space,)).shapes)
-    return max(min(shape.rows * n_out, shape.columns * n_in) for shape in shapes)
+    return max(min(rows * n_out, columns * n_in) for rows, columns in _shapes(kernel.spaces))
 
 
 def turn(compiled: Compiled, kernels: Sequence[TurnedKernel], rate: float, momentum: float) -> None:
