@@ -6,7 +6,7 @@ population. It trains nothing itself, so it can be driven, stopped, saved and re
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from os import PathLike
@@ -16,12 +16,13 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator
 
-from skequinas.evidence.verdict import UNINFORMED, Evidence, evidence_from_json, largest_accepted
-from skequinas.groups import Subgroup, pixel_elements
+from skequinas.evidence.verdict import Evidence, evidence_from_json, largest_accepted
+from skequinas.groups import Subgroup
 from skequinas.io.files import FileError, read_file, reading, write_file
 from skequinas.nn.architecture import Architecture
 from skequinas.runtime.process import fitting_state
-from skequinas.search.evaluation import Evaluation, Proposal, choose, clearly_better
+from skequinas.search.evaluation import Evaluation, Proposal, choose
+from skequinas.search.second_way import TwoWays
 from skequinas.training import DataPart, SearchProgress, TrainingSettings, evaluate
 from skequinas.training.augmentation import Moves
 from skequinas.training.curve import GREATEST_SHARE
@@ -33,7 +34,7 @@ _FINAL_LENGTH = 3.0
 be moved too, and what it gives is the model."""
 
 
-class Search(BaseEstimator, ABC):
+class Search(TwoWays, BaseEstimator):
     """Base of all searches: a state that is asked and told.
 
     The constructor's parameters are settings, which scikit-learn's ``get_params``, ``set_params`` and ``clone`` see.
@@ -45,13 +46,8 @@ class Search(BaseEstimator, ABC):
     """
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {}
-    tolerance: float = 1.0
     level: float = 0.01
-    averaging_: bool = False  # searches that were pickled before there was a second way have none of these
-    augmented_: bool = False
-    ordinary_: Evaluation | None = None
-    again_: Evaluation | None = None
-    settled_: str | None = None
+    augmented_: bool = False  # searches that were pickled before there was a second way have none of these
     moves_: Moves | None = None
 
     def start(
@@ -97,7 +93,7 @@ class Search(BaseEstimator, ABC):
         self.by_curve_ = by_curve
         self.averaging_, self.augmented_ = averaging, augmented
         self.ordinary_ = self.again_ = self.moves_ = None
-        self.settled_ = None  # for which constraints the two ways were compared
+        self.settled_ = None
         self.curve_share_ = 1.0  # of the greatest length, what the curve left of it
         self.generation_ = 0
         self.population_: list[Evaluation] = []
@@ -117,40 +113,6 @@ class Search(BaseEstimator, ABC):
             replace(p, number=len(self.records_) + i, generation=self.generation_, seed=seed)
             for i, p in enumerate(self.propose() or self._second_way() or self._comparison())
         ]
-
-    def _second_way(self) -> list[Proposal]:
-        """The ordinary network, averaged over the symmetry of the result, trained for as long as the first network was.
-
-        Where that is enough to be ahead it is trained once more, for as long as the model will be: it has to learn from
-        moved images what constraints know, and gains more by a longer training.
-        """
-        known = self.evidence_ is not None and self.evidence_["C1"].chance_p_value <= UNINFORMED
-        if not (self._may_average and known and self.population_):
-            return []
-        chosen = choose(self.population_, self.tolerance)
-        symmetry = chosen.architecture.symmetry
-        if symmetry.order == 1 or not set(symmetry.elements) <= set(pixel_elements(symmetry.group)):
-            return []
-        ordinary = self.architecture_.ordinary(averaged=symmetry)
-        tried, found = sum(record["constraints"] == str(ordinary) for record in self.records_), self.ordinary_
-        ahead = found is not None and found.architecture == ordinary and found.loss < chosen.loss
-        if tried > 1 or (tried and not (ahead and self.epochs_ < self.final_epochs)):
-            return []
-        epochs = self.final_epochs if tried else self.epochs_
-        return [replace(self.proposal(ordinary, epochs, self.training_), ordinary=True)]
-
-    def _comparison(self) -> list[Proposal]:
-        """The chosen network again, where an ordinary one is about to take its place that was trained better."""
-        chosen, other = self.constrained, self.ordinary_
-        if chosen is None or other is None or not self._loses(chosen) or self.settled_ == str(chosen.architecture):
-            return []
-        return [replace(self.proposal(chosen.architecture, other.proposal.epochs, self.training_), again=True)]
-
-    def _loses(self, constrained: Evaluation) -> bool:
-        """Whether the ordinary network, averaged over the same symmetry, is better beyond doubt."""
-        ordinary = self.ordinary_
-        same = ordinary is not None and ordinary.architecture.symmetry == constrained.architecture.symmetry
-        return ordinary is not None and same and clearly_better(ordinary, constrained, self.tolerance)
 
     @property
     def final_epochs(self) -> float:
@@ -172,7 +134,8 @@ class Search(BaseEstimator, ABC):
             self.ordinary_ = next((e for e in sound if e.proposal.ordinary), self.ordinary_)
             for e in evaluations:
                 if e.proposal.again:
-                    self.again_, self.settled_ = None if e.diverged else e, str(e.architecture)
+                    self.again_ = None if e.diverged else e
+                    self.settled_ = str(e.architecture), e.proposal.epochs
         else:
             self.population_ = self.survivors(sound)
             self.generation_ += 1
@@ -200,7 +163,7 @@ class Search(BaseEstimator, ABC):
         an interruption, it does not.
         """
         chosen = self.constrained
-        if chosen is None or not self._loses(chosen) or self.settled_ != str(chosen.architecture):
+        if chosen is None or not self._loses(chosen) or not self._is_settled(chosen):
             return chosen
         if self.again_ is None:  # it diverged
             return self.ordinary_
@@ -225,7 +188,7 @@ class Search(BaseEstimator, ABC):
 
     def full_cost(self) -> float:
         """What `cost` tells, and what the second way and its comparison with the first take at most."""
-        return self.cost() + (2.0 + self._by_curve * self._first_share) * self._may_average
+        return self.cost() + (2.0 + 2 * self._by_curve * self._first_share) * self._may_average
 
     @property
     def _by_curve(self) -> bool:
@@ -236,11 +199,6 @@ class Search(BaseEstimator, ABC):
     def _first_share(self) -> float:
         """How long the first network is trained at most, in final trainings."""
         return GREATEST_SHARE if self._by_curve else 1.0
-
-    @property
-    def _may_average(self) -> bool:
-        """Whether there may be a second way."""
-        return self.averaging_ and self.gathers_evidence and len(pixel_elements(self.architecture_.group)) > 1
 
     def progress(self) -> SearchProgress:
         """Where the search stands, once a generation is over."""
@@ -378,7 +336,7 @@ class Search(BaseEstimator, ABC):
             averaging=state.get("averaging", False),
             augmented=state.get("augmented", False),
         )
-        search.settled_, moves = state.get("settled"), state.get("moves")
+        settled, moves = state.get("settled"), state.get("moves")
         search.moves_ = None if moves is None else Moves(**moves)
         search.curve_share_ = state.get("curve_share", 1.0)
         for name in ("generation", "records", "shares", "share_history"):
@@ -395,4 +353,7 @@ class Search(BaseEstimator, ABC):
         search.population_ = [restored(values) for values in state["population"]]
         for e in map(restored, state.get("ordinary", [])):
             setattr(search, "again_" if e.proposal.again else "ordinary_", e)
+        if isinstance(settled, str):  # files of before do not tell the length, which was one
+            settled = settled, 0.0 if search.ordinary_ is None else search.ordinary_.proposal.epochs
+        search.settled_ = None if settled is None else (settled[0], settled[1])
         return search

@@ -14,7 +14,15 @@ from torch import Tensor, nn
 from skequinas.evidence.verdict import Evidence
 from skequinas.groups import PointGroup
 from skequinas.nn import Architecture, EquivariantNetwork, RandomMoves
-from skequinas.search import DifferentiableSearch, Evaluation, EvolutionarySearch, Proposal, Search, driver, run_search
+from skequinas.search import (
+    DifferentiableSearch,
+    Evaluation,
+    EvolutionarySearch,
+    Proposal,
+    Search,
+    driver,
+    run_search,
+)
 from skequinas.training import CLASSIFICATION, DataPart, TrainingSettings
 from skequinas.training.augmentation import Moves
 
@@ -82,9 +90,9 @@ def test_without_it_nothing_else_is_different() -> None:
     assert drive(with_it)[:-2] == drive(without)
     assert with_it.generation_ == without.generation_
     assert (with_it.full_cost() - with_it.cost(), without.full_cost() - without.cost()) == (
-        2.5,
+        3.0,
         0.0,
-    )  # one of half, two in full
+    )  # two of half, two in full
 
 
 @pytest.mark.parametrize(("share", "final"), [(0.125, 3.0), (0.25, 6.0), (0.5, 8.0)])
@@ -103,11 +111,29 @@ def test_where_it_is_ahead_by_then_it_is_trained_as_long_as_the_model(
     assert search.final_epochs == final
     lengths = [(p.ordinary, p.again, p.epochs) for p in drive(search, losses) if p.like_the_model]
     first, longer = (True, False, 8.0 * share), (True, False, final)
+    alike = (False, True, 8.0 * share)
     again = [(False, True, final)] * (losses == (0.1, 0.2))  # it is better beyond doubt then
-    assert lengths == ([first, longer, *again] if in_full else [first])
+    assert lengths == ([first, alike, longer, *again] if in_full else [first])
     assert [e.proposal.epochs for e in (search.ordinary_, search.again_) if e is not None][:1] == (
         [final] if in_full else [8.0 * share] if np.isfinite(losses[0]) else []
     )
+
+
+@pytest.mark.parametrize(
+    ("again", "in_full"), [((0.1, 0.3), True), ((0.1, 0.2), False), ((0.05, 0.1), False), ((np.nan, np.nan), True)]
+)
+def test_the_longer_trainings_are_spared_where_the_chosen_network_is_ahead_when_trained_likewise(
+    again: tuple[float, float], in_full: bool
+) -> None:
+    search = started()
+    (probe,) = search.ask()
+    search.tell([replace(told(probe, (0.5, 0.6)), proposal=replace(probe, epochs=2.0))])
+    lengths = [(p.ordinary, p.epochs) for p in drive(search, (0.1, 0.2), again) if p.like_the_model]
+    assert lengths == [(True, 2.0), (False, 2.0)] + [(True, 6.0), (False, 6.0)] * in_full
+    chosen = search.result()
+    assert chosen is not None
+    assert chosen.proposal.ordinary == in_full
+    assert chosen.proposal.again != in_full
 
 
 def test_a_longer_training_that_diverges_is_not_begun_anew() -> None:
@@ -170,7 +196,7 @@ def test_before_it_wins_the_chosen_network_is_trained_likewise(
     assert chosen is not None
     assert chosen.proposal.ordinary == ordinary_wins
     assert chosen.proposal.again != ordinary_wins
-    assert (search.settled_, search.ask()) == (str(again.architecture), [])
+    assert (search.settled_, search.ask()) == ((str(again.architecture), again.epochs), [])
 
 
 @pytest.mark.parametrize("ordinary", [(0.5, 0.6), (0.7, 0.8), (np.inf, 0.1)])
