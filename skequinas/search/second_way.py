@@ -14,13 +14,16 @@ from skequinas.training import TrainingSettings
 
 __all__ = ["TwoWays"]
 
+_BEYOND_DOUBT = 2.0
+"""How many tolerances the chosen network has to be ahead by, for the longer trainings to be spared."""
+
 
 class TwoWays(ABC):
     """What a search does once nothing else is left to try: the network without constraints, averaged over moves.
 
-    It and the chosen network, trained likewise, are compared at the length of the first network. Where the ordinary one
-    is ahead by then, both are trained once more, for as long as the model will be: the ordinary one has to learn from
-    moved images what constraints know, and gains more by a longer training.
+    It is trained for as long as the first network was. Where it is ahead by then of the chosen network, that one is
+    trained likewise; where it is not behind that one beyond doubt, both are trained once more, for as long as the model
+    will be: the ordinary one has to learn from moved images what constraints know, and gains more by a longer training.
     """
 
     tolerance: float = 1.0
@@ -78,7 +81,7 @@ class TwoWays(ABC):
             return []
         if not self._is_settled(chosen):
             return [replace(self.proposal(chosen.architecture, self.epochs_, self.training_), again=True)]
-        if self.again_ is not None and self.again_.loss <= found.loss:
+        if self.again_ is not None and clearly_better(self.again_, found, _BEYOND_DOUBT * self.tolerance):
             return []
         return [replace(self.proposal(ordinary, self.final_epochs, self.training_), ordinary=True)]
 

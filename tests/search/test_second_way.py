@@ -120,10 +120,17 @@ def test_where_it_is_ahead_by_then_it_is_trained_as_long_as_the_model(
 
 
 @pytest.mark.parametrize(
-    ("again", "in_full"), [((0.1, 0.3), True), ((0.1, 0.2), False), ((0.05, 0.1), False), ((np.nan, np.nan), True)]
+    ("again", "in_full", "ordinary_wins"),
+    [
+        ((0.1, 0.3), True, True),
+        ((0.05, 0.19), True, False),
+        ((0.05, 0.15), False, False),
+        ((0.05, 0.1), False, False),
+        ((np.nan, np.nan), True, True),
+    ],
 )
-def test_the_longer_trainings_are_spared_where_the_chosen_network_is_ahead_when_trained_likewise(
-    again: tuple[float, float], in_full: bool
+def test_the_longer_trainings_are_spared_where_the_chosen_network_is_ahead_beyond_doubt(
+    again: tuple[float, float], in_full: bool, ordinary_wins: bool
 ) -> None:
     search = started()
     (probe,) = search.ask()
@@ -132,8 +139,7 @@ def test_the_longer_trainings_are_spared_where_the_chosen_network_is_ahead_when_
     assert lengths == [(True, 2.0), (False, 2.0)] + [(True, 6.0), (False, 6.0)] * in_full
     chosen = search.result()
     assert chosen is not None
-    assert chosen.proposal.ordinary == in_full
-    assert chosen.proposal.again != in_full
+    assert (chosen.proposal.ordinary, chosen.proposal.again) == (ordinary_wins, not ordinary_wins)
 
 
 def test_a_longer_training_that_diverges_is_not_begun_anew() -> None:

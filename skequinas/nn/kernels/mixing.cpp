@@ -2,6 +2,7 @@
 //
 // Each row of the sum is made of free weights, all of one row of the weights alike, by a sparse matrix.
 
+#include "sparse.h"
 #include "threads.h"
 #include "vectors.h"
 
@@ -10,14 +11,6 @@
 namespace {
 
 constexpr int64_t CHUNK = 8; // rows that a thread takes at once
-
-struct Sparse { // rows of a sparse matrix
-    const int32_t *indices, *starts;
-    const float *factors; // or null, where they are one
-    int64_t n_rows, n_entries;
-    int64_t end(int64_t row) const { return row + 1 < n_rows ? starts[row + 1] : n_entries; }
-    float factor(int64_t entry) const { return factors ? factors[entry] : 1.0f; }
-};
 
 struct Job {
     Sparse forward, backward; // from free weights to coefficients, and its transpose
@@ -32,11 +25,6 @@ struct Job {
     Threads threads;
     float *along, *shrink; // (n_free,), (n_parts,)
 };
-
-inline void add(float *__restrict to, const float *__restrict from, float factor, int64_t n) {
-    for (int64_t j = 0; j < n; j++)
-        to[j] += factor * from[j];
-}
 
 void measure(void *data) {
     Job &job = *static_cast<Job *>(data);
@@ -62,25 +50,17 @@ template <class F> void each_row(Job &job, int64_t n_rows, F f) {
 
 void sum(void *data) {
     Job &job = *static_cast<Job *>(data);
-    const Sparse &matrix = job.forward;
-    each_row(job, matrix.n_rows, [&](int64_t row) {
-        float *to = job.rows + row * job.width;
-        std::fill(to, to + job.width, 0.0f);
-        for (int64_t i = matrix.starts[row]; i < matrix.end(row); i++) {
-            const int64_t from = matrix.indices[i];
-            add(to, job.weights + from * job.width, job.factors[job.owner[from]] * matrix.factor(i), job.width);
-        }
+    each_row(job, job.forward.n_rows, [&](int64_t row) {
+        gather(job.forward, row, job.width, job.weights, job.rows + row * job.width,
+               [&](int64_t index) { return job.factors[job.owner[index]]; });
     });
 }
 
 void sum_back(void *data) {
     Job &job = *static_cast<Job *>(data);
-    const Sparse &matrix = job.backward;
-    each_row(job, matrix.n_rows, [&](int64_t row) {
+    each_row(job, job.backward.n_rows, [&](int64_t row) {
         float *to = job.dweights + row * job.width;
-        std::fill(to, to + job.width, 0.0f);
-        for (int64_t i = matrix.starts[row]; i < matrix.end(row); i++)
-            add(to, job.gradient + matrix.indices[i] * job.width, matrix.factor(i), job.width);
+        gather(job.backward, row, job.width, job.gradient, to);
         const float factor = job.factors[job.owner[row]];
         for (int64_t j = 0; j < job.width; j++)
             to[j] *= factor;
@@ -91,7 +71,11 @@ void sum_back(void *data) {
 void take_along(void *data) {
     Job &job = *static_cast<Job *>(data);
     each_row(job, job.backward.n_rows, [&](int64_t row) {
-        add(job.dweights + row * job.width, job.weights + row * job.width, -job.shrink[job.owner[row]], job.width);
+        float *__restrict to = job.dweights + row * job.width;
+        const float *__restrict along = job.weights + row * job.width;
+        const float factor = -job.shrink[job.owner[row]];
+        for (int64_t j = 0; j < job.width; j++)
+            to[j] += factor * along[j];
     });
 }
 

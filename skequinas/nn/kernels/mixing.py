@@ -12,24 +12,18 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from skequinas.nn.filters import KernelSpace, orbit_tables
+from skequinas.nn.kernels.sparse import Sparse, sparse
 from skequinas.runtime.compiled import Compiled, Threads, can_be_told, check
 
 __all__ = ["mix", "takes"]
 
 
-class _Sparse(ctypes.Structure):
-    """The same as in ``mixing.cpp``, as the one below."""
-
-    _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("indices", "starts", "factors")),
-        *((name, ctypes.c_int64) for name in ("n_rows", "n_entries")),
-    )
-
-
 class _Job(ctypes.Structure):
+    """The same as in ``mixing.cpp``."""
+
     _fields_ = (
-        ("forward", _Sparse),
-        ("backward", _Sparse),
+        ("forward", Sparse),
+        ("backward", Sparse),
         *((name, ctypes.c_void_p) for name in ("sizes", "owner")),
         *((name, ctypes.c_int64) for name in ("n_parts", "width")),
         *((name, ctypes.c_void_p) for name in ("weights", "shares", "norms", "ratios", "factors")),
@@ -49,20 +43,11 @@ class _Tables(NamedTuple):
 @cache
 def _tables(spaces: tuple[KernelSpace, ...]) -> _Tables:
     tables = orbit_tables(spaces)
-    kept: list[Any] = [tables]
-
-    def sparse(indices: Tensor, starts: Tensor, factors: Tensor | None) -> _Sparse:
-        own = None if factors is None else factors.float()
-        kept.append(own)
-        at = None if own is None else own.data_ptr()
-        return _Sparse(indices.data_ptr(), starts.data_ptr(), at, len(starts), len(indices))
-
     sizes = np.array([space.n_free for space in spaces], dtype=np.int64)
     owner = np.repeat(np.arange(len(spaces), dtype=np.int32), sizes)
-    forward = sparse(tables.orbits, tables.orbit_starts, tables.orbit_factors)
-    backward = sparse(tables.members, tables.member_starts, tables.member_factors)
+    (forward, backward), kept = zip(*map(sparse, (tables, tables.transposed())), strict=True)
     job = _Job(forward, backward, sizes.ctypes.data, owner.ctypes.data, len(spaces))
-    return _Tables(job, [*kept, sizes, owner])
+    return _Tables(job, (kept, sizes, owner))
 
 
 def takes(spaces: tuple[KernelSpace, ...], weights: Tensor, shares: Tensor, norms: Tensor | None) -> bool:

@@ -3,6 +3,7 @@
 // The free weights of a kernel fall into one block, or several, for each representation of its subgroup, by a sparse
 // matrix. Each block moves along the polar factor of its momentum, by Newton-Schulz iterations on its square.
 
+#include "sparse.h"
 #include "threads.h"
 #include "vectors.h"
 
@@ -13,11 +14,6 @@ namespace {
 constexpr float A = 3.4445f, B = -4.7750f, C = 2.0315f;
 constexpr int STEPS = 5;
 constexpr float TINY = 1e-30f;
-
-struct Sparse { // rows of a sparse matrix; without starts it is the identity
-    const int32_t *starts, *indices;
-    const float *factors; // or null, where they are one
-};
 
 struct Part { // of a kernel: what belongs to one of its subgroups
     int64_t n_free;
@@ -48,17 +44,6 @@ int64_t entries_of(const Part &part) {
     for (int64_t s = 0; s < part.n_shapes; s++)
         n += part.shapes[3 * s] * part.shapes[3 * s + 1] * part.shapes[3 * s + 2];
     return n;
-}
-
-// to = a row of the product of a sparse matrix and rows of `width` values
-void gather(const Sparse &matrix, int64_t row, int64_t width, const float *from, float *__restrict to) {
-    std::fill(to, to + width, 0.0f);
-    for (int64_t i = matrix.starts[row]; i < matrix.starts[row + 1]; i++) {
-        const float factor = matrix.factors ? matrix.factors[i] : 1.0f;
-        const float *own = from + matrix.indices[i] * width;
-        for (int64_t j = 0; j < width; j++)
-            to[j] += factor * own[j];
-    }
 }
 
 // A matrix (n, depth) is packed as the left of a product, given its transpose, whose rows are filled up with zeros.

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from skequinas.nn.blocks import KernelBlocks, kernel_blocks
-from skequinas.nn.filters import KernelSpace, OrbitTables
+from skequinas.nn.filters import KernelSpace
+from skequinas.nn.kernels.sparse import Sparse, sparse
 from skequinas.runtime.compiled import Compiled, Threads, check
 
 __all__ = ["TurnedKernel", "can_turn", "turn"]
@@ -41,17 +41,13 @@ class TurnedKernel(NamedTuple):
     spaces: tuple[KernelSpace, ...]
 
 
-class _Sparse(ctypes.Structure):
+class _Part(ctypes.Structure):
     """The same as in ``muon.cpp``, as those below."""
 
-    _fields_ = tuple((name, ctypes.c_void_p) for name in ("starts", "indices", "factors"))
-
-
-class _Part(ctypes.Structure):
     _fields_ = (
         ("n_free", ctypes.c_int64),
-        ("to_blocks", _Sparse),
-        ("from_blocks", _Sparse),
+        ("to_blocks", Sparse),
+        ("from_blocks", Sparse),
         ("n_shapes", ctypes.c_int64),
         ("shapes", ctypes.c_void_p),
     )
@@ -78,23 +74,9 @@ class _Job(ctypes.Structure):
 def _part(space: KernelSpace) -> tuple[_Part, Any]:
     """What is told of a space, and what holds the arrays."""
     blocks: KernelBlocks = kernel_blocks((space,))
-    kept: list[NDArray[Any]] = []
-
-    def sparse(tables: OrbitTables | None) -> _Sparse:
-        if tables is None:
-            return _Sparse()
-        indices = tables.orbits.numpy()
-        starts = np.append(tables.orbit_starts.numpy(), np.int32(len(indices)))
-        kept.extend([indices, starts])
-        factors = tables.orbit_factors
-        if factors is not None:
-            kept.append(factors.numpy().astype(np.float32))
-        at = None if factors is None else kept[-1].ctypes.data
-        return _Sparse(starts.ctypes.data, indices.ctypes.data, at)
-
     shapes = np.array(blocks.shapes, dtype=np.int64)
-    tables = sparse(blocks.forward_tables), sparse(blocks.backward_tables)
-    return _Part(space.n_free, *tables, len(shapes), shapes.ctypes.data), (*kept, shapes)
+    tables, kept = zip(*map(sparse, (blocks.forward_tables, blocks.backward_tables)), strict=True)
+    return _Part(space.n_free, *tables, len(shapes), shapes.ctypes.data), (kept, shapes)
 
 
 @cache
