@@ -123,7 +123,7 @@ def test_where_it_is_ahead_by_then_it_is_trained_as_long_as_the_model(
     ("again", "in_full", "ordinary_wins"),
     [
         ((0.1, 0.3), True, True),
-        ((0.05, 0.19), True, False),
+        ((0.05, 0.2), True, False),
         ((0.05, 0.15), False, False),
         ((0.05, 0.1), False, False),
         ((np.nan, np.nan), True, True),
