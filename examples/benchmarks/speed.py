@@ -343,8 +343,9 @@ def whole(options: argparse.Namespace) -> None:
             model = EquivariantNASClassifier("D4", search, time_budget=budget, random_state=seed)
             seconds = seconds_of(partial(model.fit, X[train], y[train]))
             score, epochs = model.score(X[test], y[test]), len(model.history_["epoch"])
+            told = "no budget" if budget is None else f"{budget:.0f} s"
             print(
-                f"{search}, {'no budget' if budget is None else f'{budget:.0f} s'}, seed {seed}: accuracy {score:.4f}, {seconds:.1f} s,"
+                f"{search}, {told}, seed {seed}: accuracy {score:.4f}, {seconds:.1f} s,"
                 f" ratio {seconds / ordinary:.2f}, {model.learned_symmetry_.group}, {epochs} epochs",
                 flush=True,
             )
