@@ -22,7 +22,7 @@ pytestmark = [
 ]
 
 # most checks fit a few dozen rows of a few numbers, many times
-SETTINGS: dict[str, Any] = {"width": 8, "max_epochs": 10, "batch_size": 50, "learning_rate": 0.03, "device": "cpu"}
+SETTINGS: dict[str, Any] = {"width": 8, "max_epochs": 6, "batch_size": 50, "learning_rate": 0.03, "device": "cpu"}
 # the rows are no images, and where the number of their columns does not tell, the data are asked; the controls, which
 # keep a group or draw one, are told so
 GUIDED = EvolutionarySearch(1)
