@@ -6,6 +6,7 @@ import copy
 import math
 import warnings
 from abc import ABC, abstractmethod
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, ClassVar, Self
 
@@ -308,7 +309,8 @@ class BaseEquivariantNAS(ExportMixin, CallbackSupportMixin, BaseEstimator, Param
         fast = self.network_ if device.type == "cpu" and self._is_as_fitted() else None
         if device.type != "cpu":
             preprocessing, plain = copy.deepcopy(preprocessing).to(device), copy.deepcopy(plain).to(device)
-        with worker_threads(), no_autocast(), torch.inference_mode():
+        several = kept_memory() if len(images) > EVALUATION_BATCH else nullcontext()
+        with worker_threads(), several, no_autocast(), torch.inference_mode():
             respond = alone_or_not(plain, fast)
             parts = [self._respond(respond(preprocessing(x.to(device)))) for x in images.split(EVALUATION_BATCH)]
             outputs: NDArray[np.float64] = torch.cat(parts).double().cpu().numpy()

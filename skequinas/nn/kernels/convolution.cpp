@@ -167,11 +167,12 @@ struct Plan {
     }
 };
 
-// The scratch of a unit: [channel][batch][row][column][lane], with a border.
+// The scratch of a unit: [channel][batch][row][column][lane], with a border. Planes are an odd number of vectors apart:
+// as many as a power of two (14x14 pixels and a border) would lie in one set of the cache, all channels of an orbit.
 struct Scratch {
     int64_t width, rows, map, plane;
     Scratch(const Job &job, const Unit &unit, int64_t half)
-        : width(job.width + 2 * half), rows(unit.rows + 2 * half), map(rows * width), plane(map * unit.batches) {}
+        : width(job.width + 2 * half), rows(unit.rows + 2 * half), map(rows * width), plane((map * unit.batches) | 1) {}
 };
 
 // Copy what a unit reads of maps (images, height, width, channels) into the scratch.
