@@ -33,6 +33,7 @@ from importlib.util import find_spec
 
 import numpy as np
 import torch
+from peers import residual_network
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -281,6 +282,21 @@ def steps(options: argparse.Namespace) -> None:
         report(title, in_rounds(actions, options.rounds, 1 if options.paper else 5))
 
 
+def resnet(options: argparse.Namespace) -> None:
+    """Training steps of the ordinary residual network of ``peers.py``, and of constrained ones of other widths."""
+    default = default_architecture("D4", 28, 1, 10)
+    wider = dict(zip(sorted(set(default.fields)), (8, 16, 32), strict=True))
+    batch, labels = torch.randn(64, 1, 28, 28, device=DEVICE), torch.randint(10, (64,), device=DEVICE)
+    networks = {
+        "ResNet, 32, 64 and 128 channels": residual_network(1, 10),
+        "D4, 8, 16 and 32 fields": EquivariantNetwork(replace(default, fields=tuple(wider[f] for f in default.fields))),
+        "D4, the default": EquivariantNetwork(default),
+    }
+    actions = {name: training_step(network, batch, labels) for name, network in networks.items()}
+    with nullcontext() if options.system_allocator else kept_memory():
+        report("training step, batch 64", in_rounds(actions, options.rounds, 3))
+
+
 def digits(n: int, size: int = 28) -> tuple[np.ndarray, np.ndarray]:
     """scikit-learn's digits, drawn larger and repeated with noise: uint8, (n, size, size)."""
     X, y = load_digits(return_X_y=True)
@@ -431,6 +447,7 @@ def scaling(options: argparse.Namespace) -> None:
 PARTS = {
     "build": build,
     "steps": steps,
+    "resnet": resnet,
     "predict": predict,
     "fit": fit,
     "whole": whole,
