@@ -261,6 +261,15 @@ def test_a_search_saved_between_the_two_goes_on(tmp_path: Path) -> None:
     assert [p.again for p in again.ask()] == [True]
 
 
+def test_a_file_that_does_not_tell_for_what_length_they_were_compared_means_that_of_the_ordinary_network() -> None:
+    search = started()
+    drive(search)
+    state, tensors = search.to_state()
+    again = EvolutionarySearch.from_state(state | {"settled": state["settled"][0]}, tensors)
+    assert again.settled_ == search.settled_
+    assert again.ask() == []
+
+
 def test_another_symmetry_is_not_compared_with() -> None:
     search = started()
     drive(search)
