@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import skequinas
 from skequinas import EquivariantNASClassifier
 from skequinas.groups import PointGroup
 from skequinas.nn import EquivariantNetwork, default_architecture
+from skequinas.runtime.process import full_precision
+from skequinas.training.recording import Recorded
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
 
@@ -62,6 +65,33 @@ def test_a_fit_can_be_repeated(search: str) -> None:
     X, _ = digits()
     one, other = (fitted(search=search).predict_proba(X) for _ in range(2))
     np.testing.assert_allclose(one, other, atol=1e-3)
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_recorded_steps_are_those_that_are_not(mixed: bool, dtype: torch.dtype) -> None:
+    architecture = default_architecture(D4, 28, 1, 5)
+    if mixed:
+        architecture = architecture.with_constraints((D4.subgroups,) * architecture.n_layers)
+    one = EquivariantNetwork(architecture, torch.Generator().manual_seed(0)).to("cuda").train()
+    other = copy.deepcopy(one)
+    weights = [list(network.parameters()) for network in (one, other)]
+    calls = Recorded(one), other
+    for number, n in enumerate((16, 17, 16, 15, 16, 14)):  # the last is one shape too many
+        x = torch.randn(n, 1, 28, 28, generator=torch.Generator().manual_seed(number)).to("cuda")
+        found = []
+        with full_precision():
+            for call, own in zip(calls, weights, strict=True):
+                with torch.autocast("cuda", dtype, enabled=dtype != torch.float32):
+                    y = call(x).float()
+                grads = torch.autograd.grad(y.square().mean(), own, allow_unused=True)
+                found.append([y, *(g for g in grads if g is not None)])
+        for own, expected in zip(*found, strict=True):
+            bound = 1e-4 if dtype == torch.float32 else 0.1
+            assert (own - expected).abs().max() <= bound * expected.abs().max().clamp_min(1e-3)
+    for (name, own), expected in zip(one.state_dict().items(), other.state_dict().values(), strict=True):
+        assert torch.allclose(own, expected, rtol=1e-3, atol=1e-3), name
+    assert copy.deepcopy(one.cpu())(torch.zeros(2, 1, 28, 28)).shape == (2, 5)
 
 
 @pytest.mark.parametrize("name", ["D4", "C4", "C1"])

@@ -33,7 +33,7 @@ from skequinas.groups import PointGroup, group_on_images, is_foreign, parse_grou
 from skequinas.io.images import Preprocessing, as_array, as_images
 from skequinas.nn.networks import EquivariantNetwork
 from skequinas.runtime.devices import resolve_device
-from skequinas.runtime.process import fitting_state, kept_memory, no_autocast, worker_threads
+from skequinas.runtime.process import fitting_state, full_precision, kept_memory, no_autocast, worker_threads
 from skequinas.search import NoSearch, resolve_search
 from skequinas.training import DataPart, Monitor, Objective, TrainingSettings
 from skequinas.training.evaluation import EVALUATION_BATCH
@@ -310,7 +310,8 @@ class BaseEquivariantNAS(ExportMixin, CallbackSupportMixin, BaseEstimator, Param
         if device.type != "cpu":
             preprocessing, plain = copy.deepcopy(preprocessing).to(device), copy.deepcopy(plain).to(device)
         several = kept_memory() if len(images) > EVALUATION_BATCH else nullcontext()
-        with worker_threads(), several, no_autocast(), torch.inference_mode():
+        exact = nullcontext() if device.type == "cpu" else full_precision()
+        with worker_threads(), several, exact, no_autocast(), torch.inference_mode():
             respond = alone_or_not(plain, fast)
             parts = [self._respond(respond(preprocessing(x.to(device)))) for x in images.split(EVALUATION_BATCH)]
             outputs: NDArray[np.float64] = torch.cat(parts).double().cpu().numpy()

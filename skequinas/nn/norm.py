@@ -123,7 +123,8 @@ def _affine(x: Tensor, slope: Tensor, shift: Tensor) -> Tensor:
     if x.dtype == slope.dtype:
         return torch.addcmul(shift.reshape(-1, 1, 1), x, slope.reshape(-1, 1, 1))
     # of half precision: the result has the type of x, and is rounded once
-    return F.batch_norm(x, torch.zeros_like(slope), torch.ones_like(slope), slope, shift, eps=0.0)
+    zeros, ones = torch.zeros_like(slope), torch.ones_like(slope)
+    return torch.batch_norm(x, slope, shift, zeros, ones, False, 0.0, 0.0, x.is_cuda)  # F.batch_norm may refuse eps=0
 
 
 def _statistics(x: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:

@@ -20,7 +20,7 @@ _logger = logging.getLogger(__name__)
 SWITCH = "SKEQUINAS_FUSED"
 """The environment variable that switches compiled kernels off, by the value 0, or names the only ones to use."""
 
-_LAYOUT = 6
+_LAYOUT = 7
 """What both sides know of the jobs that are passed; the same as in ``threads.h``."""
 
 _FOLDER = Path(__file__).parents[1] / "nn" / "kernels"
@@ -109,14 +109,17 @@ def load(instructions: str) -> Compiled | None:
     return Compiled(instructions, functions, _threads_of_torch())
 
 
-def can_be_told(*tensors: Tensor) -> bool:
+def can_be_told(*tensors: Tensor, reduced: bool = False) -> bool:
     """Whether compiled functions, which are given addresses, can work with these: float32, in main memory, not empty.
+
+    If reduced, they may be of bfloat16 too, and are given in float32 then.
 
     Not where operations are recorded or transformed and not done (tracing, compilation, `torch.func`).
     """
+    dtypes = (torch.float32, torch.bfloat16) if reduced else (torch.float32,)
     return (
         all(
-            type(t) in (Tensor, nn.Parameter) and t.dtype == torch.float32 and t.device.type == "cpu" and t.numel() > 0
+            type(t) in (Tensor, nn.Parameter) and t.dtype in dtypes and t.device.type == "cpu" and t.numel() > 0
             for t in tensors
         )
         and torch._C._get_tracing_state() is None

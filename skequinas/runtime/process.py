@@ -24,7 +24,7 @@ from functools import cache
 import torch
 from joblib.parallel import get_active_backend
 
-__all__ = ["fitting_state", "kept_memory", "no_autocast", "torch_threads", "worker_threads"]
+__all__ = ["fitting_state", "full_precision", "kept_memory", "no_autocast", "torch_threads", "worker_threads"]
 
 
 def _is_forked_by_multiprocessing() -> bool:
@@ -43,12 +43,24 @@ _IMPORTED_IN = None if _is_forked_by_multiprocessing() else os.getpid()
 def fitting_state() -> Iterator[None]:
     """Gradients on, no autocast, tensors on the CPU unless said otherwise, threads as in `worker_threads`.
 
+    On GPUs cuDNN's algorithms are those that give the same results again.
+
     Afterwards all is as before.
     """
     elsewhere = torch.empty(0).device.type != "cpu"  # a device context slows every operation down
     device = torch.device("cpu") if elsewhere else nullcontext()
-    with torch.inference_mode(False), torch.enable_grad(), device, no_autocast(), worker_threads():
+    with torch.inference_mode(False), torch.enable_grad(), device, no_autocast(), _repeatable(), worker_threads():
         yield
+
+
+@contextmanager
+def _repeatable() -> Iterator[None]:
+    before = torch.backends.cudnn.deterministic
+    torch.backends.cudnn.deterministic = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.deterministic = before
 
 
 @contextmanager
@@ -59,6 +71,22 @@ def no_autocast() -> Iterator[None]:
             if torch.is_autocast_enabled(device_type):
                 stack.enter_context(torch.autocast(device_type, enabled=False))
         yield
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """No TF32 on GPUs either, while the context lasts: torch allows it in convolutions, to three digits."""
+    backend = torch.backends.cudnn
+    try:
+        before = backend.allow_tf32
+    except RuntimeError:  # somebody has set it by torch's newer interface, and so knows what it does
+        yield
+        return
+    backend.allow_tf32 = False
+    try:
+        yield
+    finally:
+        backend.allow_tf32 = before
 
 
 @contextmanager

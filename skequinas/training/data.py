@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -24,7 +24,7 @@ class Batch(NamedTuple):
     targets: Tensor
     weights: Tensor | None = None
 
-    def loss(self, network: nn.Module, objective: Objective, label_smoothing: float = 0.0) -> Tensor:
+    def loss(self, network: Callable[[Tensor], Tensor], objective: Objective, label_smoothing: float = 0.0) -> Tensor:
         """The mean loss, weighted by the samples' weights, whose mean over all data is 1; without the penalty."""
         outputs = network(self.inputs)
         if outputs.dtype == torch.bfloat16:

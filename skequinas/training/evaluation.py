@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from skequinas.nn.networks import EquivariantNetwork
+from skequinas.runtime.process import full_precision
 from skequinas.training.data import DataPart, mean_with_error
 from skequinas.training.objective import CLASSIFICATION
 
@@ -24,7 +26,7 @@ EVALUATION_BATCH = 128
 def evaluate(network: nn.Module, data: DataPart) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The loss and the error of every sample, in eval mode."""
     losses, errors = [], []
-    with torch.inference_mode():
+    with torch.inference_mode(), nullcontext() if data.images.device.type == "cpu" else full_precision():
         network = frozen(network)
         for rows in torch.arange(len(data), device=data.images.device).split(EVALUATION_BATCH):
             inputs, targets, _ = data.batch(rows)

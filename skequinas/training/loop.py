@@ -16,6 +16,7 @@ from skequinas.training.data import DataPart, batches_per_epoch, endless_batches
 from skequinas.training.evaluation import evaluate
 from skequinas.training.objective import Objective
 from skequinas.training.optimizer import SGD, AdamW, Muon
+from skequinas.training.recording import recorded
 
 __all__ = ["PRECISIONS", "DivergenceError", "TrainingSettings", "refresh_statistics", "train"]
 
@@ -134,13 +135,14 @@ def train(
     best, waited = _Best(network), 0
     network.train()
     started, epoch_loss, in_epoch = time.perf_counter(), torch.zeros((), device=data.images.device), 0
-    with best:  # the network ends with its best weights, also when the loop is interrupted
+    # the network ends with its best weights, also when the loop is interrupted
+    with best, recorded(network, data.images.device, last) as forward:
         for step in range(1, last + 1):
             if not network.training:  # it was evaluated
                 network.train()
             batch = next(batches)
             with _autocast(data, settings):
-                mean = batch.loss(network, data.objective, settings.label_smoothing)
+                mean = batch.loss(forward, data.objective, settings.label_smoothing)
                 loss = _penalised(mean, network, data.objective)
             _forget(weights)
             loss.backward(inputs=weights)

@@ -38,6 +38,9 @@ def kernels(name: str = "") -> Compiled:
     return found
 
 
+REDUCING = [name for name in BUILT if kernels(name).functions.skequinas_reduces()]
+
+
 def fused(layer: GroupConv2d, name: str = "") -> FusedConvolution:
     return FusedConvolution(layer.space(layer.constraint), kernels(name))
 
@@ -60,13 +63,19 @@ def dense(layer: GroupConv2d, x: Tensor, grad: Tensor) -> tuple[Tensor, Tensor, 
     return y.detach(), *torch.autograd.grad(y, [x, exact.weights.weight], grad.double())
 
 
-def check(layer: GroupConv2d, x: Tensor, name: str = "") -> None:
+def convolved(layer: GroupConv2d, x: Tensor, grad: Tensor, name: str = "", *, reduced: bool = False) -> list[Tensor]:
+    """The outputs and both gradients, by compiled kernels; if reduced, what they multiply is rounded to bfloat16."""
     x = x.detach().requires_grad_()
-    y = fused(layer, name)(x, layer.weights.weight)
-    grad = drawn(*y.shape, seed=1)
-    found = y.detach(), *torch.autograd.grad(y, [x, layer.weights.weight], grad)
+    with torch.autocast("cpu", torch.bfloat16, enabled=reduced):
+        y = fused(layer, name)(x, layer.weights.weight)
+    return [y.detach(), *torch.autograd.grad(y, [x, layer.weights.weight], grad)]
+
+
+def check(layer: GroupConv2d, x: Tensor, name: str = "", *, reduced: bool = False, bound: float = 1e-5) -> None:
+    grad = drawn(len(x), layer.out_fields * layer.constraint.group.order, *x.shape[2:], seed=1)
+    found = convolved(layer, x, grad, name, reduced=reduced)
     for own, expected in zip(found, dense(layer, x, grad), strict=True):
-        assert near(own, expected)
+        assert near(own, expected, bound)
 
 
 @pytest.mark.parametrize("name", BUILT)
@@ -77,6 +86,30 @@ def test_convolutions_are_those_of_the_dense_kernel(subgroup: Subgroup, size: in
     check(layer, drawn(9, 2 * subgroup.group.order, size, size), name)
 
 
+@pytest.mark.parametrize("name", REDUCING)
+@pytest.mark.parametrize("subgroup", SUBGROUPS, ids=lambda h: f"{h.group.name}>{h.name}")
+@pytest.mark.parametrize(("size", "kernel_size"), [(8, 3), (7, 5), (4, 7), (3, 1)])
+def test_reduced_convolutions_round_what_they_multiply_and_nothing_else(
+    subgroup: Subgroup, size: int, kernel_size: int, name: str
+) -> None:
+    layer = GroupConv2d(subgroup, 3, 2, kernel_size, generator=torch.Generator().manual_seed(2))
+    x = drawn(9, 3 * subgroup.group.order, size, size)
+    check(layer, x, name, reduced=True, bound=1e-2)
+    grad = drawn(9, 2 * subgroup.group.order, size, size, seed=1)
+    exact = [near(a, b.double()) for a, b in zip(convolved(layer, x, grad, name), dense(layer, x, grad), strict=True)]
+    rounded = convolved(layer, x, grad, name, reduced=True)
+    assert all(exact)
+    assert not any(near(a, b) for a, b in zip(rounded, dense(layer, x, grad), strict=True))
+    for other in REDUCING:  # all round to the same values
+        for own, expected in zip(convolved(layer, x, grad, other, reduced=True), rounded, strict=True):
+            assert near(own, expected.double())
+    with torch.no_grad():  # of few digits nothing is lost
+        layer.weights.weight.copy_((3 * layer.weights.weight / layer.weights.weight.abs().max()).round())
+    whole, few = x.clamp(-2, 2).round(), (2 * grad).clamp(-3, 3).round()
+    for own, expected in zip(convolved(layer, whole, few, name, reduced=True), dense(layer, whole, few), strict=True):
+        assert near(own, expected)
+
+
 @given(
     subgroup=st.sampled_from(SUBGROUPS),
     n=st.integers(1, 20),
@@ -85,8 +118,9 @@ def test_convolutions_are_those_of_the_dense_kernel(subgroup: Subgroup, size: in
     kernel_size=st.sampled_from([1, 3, 5]),
     layout=st.sampled_from(["first", "last", "sliced", "expanded"]),
     name=st.sampled_from(BUILT or ["portable"]),
+    reduced=st.booleans(),
 )
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=80)
 def test_any_shape_and_any_strides(
     subgroup: Subgroup,
     n: int,
@@ -95,6 +129,7 @@ def test_any_shape_and_any_strides(
     kernel_size: int,
     layout: str,
     name: str,
+    reduced: bool,
 ) -> None:
     channels = fields[0] * subgroup.group.order
     layer = GroupConv2d(subgroup, *fields, kernel_size)
@@ -104,7 +139,8 @@ def test_any_shape_and_any_strides(
         "sliced": lambda: drawn(2 * n, channels + 1, *sides).to(memory_format=torch.channels_last)[::2, 1:],
         "expanded": lambda: drawn(1, channels, *sides).expand(n, -1, -1, -1),
     }[layout]()
-    check(layer, x, name)
+    reduced = reduced and name in REDUCING
+    check(layer, x, name, reduced=reduced, bound=2e-2 if reduced else 1e-5)
 
 
 @pytest.mark.parametrize("size", [(130, 8), (64, 64)])
@@ -112,27 +148,33 @@ def test_large_maps_are_worked_on_in_bands(size: tuple[int, int]) -> None:
     check(GroupConv2d(D4.subgroup("C2"), 6, 4, 3), drawn(3, 48, *size))
 
 
+@pytest.mark.parametrize("reduced", [False, True])
 @pytest.mark.parametrize("subgroup", [h for h in D4.subgroups if h.order > 1], ids=str)
-def test_outputs_move_with_the_inputs(subgroup: Subgroup) -> None:
-    layer = GroupConv2d(subgroup, 3, 2, 3)
+def test_outputs_move_with_the_inputs(subgroup: Subgroup, reduced: bool) -> None:
+    layer = GroupConv2d(subgroup, 3, 2, 3, bias=False)
     x = drawn(8, 24, 6, 6)
-    y = layer(x)
+
+    def layered(x: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=reduced and bool(REDUCING)):
+            return fused(layer)(x, layer.weights.weight)
+
+    y = layered(x)
     for h in subgroup.elements:
         order = torch.tensor(D4.table[D4.inverse(h)].tolist())
 
         def moved(v: Tensor, h: int = h, order: Tensor = order) -> Tensor:
             return transform_images(v, D4, h).unflatten(1, (-1, 8))[:, :, order].flatten(1, 2)
 
-        assert near(layer(moved(x)), moved(y).double())
+        assert near(layered(moved(x)), moved(y).double())
 
 
 def test_layers_use_them_where_they_can(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
     original = FusedConvolution.convolve
 
-    def spy(self: FusedConvolution, x: Tensor, weight: Tensor, *, transposed: bool = False) -> Tensor:
+    def spy(self: FusedConvolution, x: Tensor, weight: Tensor, **options: bool) -> Tensor:
         calls.append(len(x))
-        return original(self, x, weight, transposed=transposed)
+        return original(self, x, weight, **options)
 
     monkeypatch.setattr(FusedConvolution, "convolve", spy)
     D8 = PointGroup.from_name("D8")
@@ -142,14 +184,29 @@ def test_layers_use_them_where_they_can(monkeypatch: pytest.MonkeyPatch) -> None
     assert calls == [8, 8]
     layer.double()(x.double())
     layer.float()
-    with torch.autocast("cpu", torch.bfloat16):
-        assert layer(x).dtype == torch.bfloat16
+    with torch.autocast("cpu", torch.float16):
+        assert layer(x).dtype == torch.float16
     layer(x[:1])
     GroupConv2d(D4.trivial, 2, 2, 3)(x)
     GroupConv2d(D4.whole, 2, 2, 3, regular_in=False)(x[:, :2])
     MixedGroupConv2d(D4.subgroups, 2, 2, 3)(x)
     GroupConv2d(D8.subgroup("D1(22.5)"), 1, 1, 1)(x)  # of which nothing permutes pixels
     assert calls == [8, 8]
+
+
+@pytest.mark.skipif(compiled() is not None and not fused(GroupConv2d(D4.whole, 1, 1, 1)).reduces, reason="not here")
+def test_under_autocast_they_take_maps_of_either_type() -> None:
+    x, layer = drawn(8, 16, 6, 6), GroupConv2d(D4.whole, 2, 2, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        y, of_half = layer(x), layer(x.bfloat16().requires_grad_())
+    assert y.dtype == of_half.dtype == torch.float32
+    assert not near(y, layer(x).double())
+    assert near(y, layer(x).double(), 1e-2)
+    assert near(of_half, y.double(), 1e-2)
+    assert (grad := torch.autograd.grad(of_half.sum(), layer.weights.weight)[0]).dtype == torch.float32
+    assert grad.isfinite().all()
+    with pytest.raises(RuntimeError):
+        layer(x.bfloat16())
 
 
 @pytest.mark.parametrize("group", ["D4", "C4", "D1(0)", "C1"])
@@ -335,7 +392,14 @@ def test_what_is_not_a_number_stays_so() -> None:
     y = norm.rectified(x, None)
     assert y[:, :8].isnan().all()
     assert not y[:, 8:].isnan().any()
-    assert GroupConv2d(D4.whole, 2, 1, 3)(x).isnan().any()
+    layer = GroupConv2d(D4.whole, 2, 1, 3)
+    assert layer(x).isnan().any()
+    for value in (float("nan"), -float("nan"), float("inf")):
+        with torch.autocast("cpu", torch.bfloat16):
+            assert not layer(torch.full((4, 16, 4, 4), value)).isfinite().any()
+    worst = torch.tensor(0x7FFFFFFF, dtype=torch.int32).view(torch.float32)  # whose digits would be carried over
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(worst.expand(4, 16, 4, 4)).isnan().all()
 
 
 def test_they_can_be_switched_off() -> None:

@@ -7,6 +7,8 @@
 //   gather    reads the orbits of a few positions for every tap, and transforms each;
 //   multiply  them by the blocks of the kernel, one for each representation of H;
 //   restore   transforms back, and writes.
+// A job may be `reduced`: what is multiplied is rounded to bfloat16 then, in pairs, where representations are. Maps,
+// transforms and sums are not.
 // Results depend neither on the number of threads nor on which thread does what.
 
 #include "threads.h"
@@ -15,6 +17,9 @@
 #include <algorithm>
 #include <cstring>
 
+#ifndef SIDE
+#define SIDE (LANES == 16 ? 4 : 3) // columns of sums of products that registers hold, of four rows
+#endif
 #ifndef TILE
 #define TILE 6 // positions whose orbits are transformed at once; a multiple of COLUMNS
 #endif
@@ -25,7 +30,9 @@
 #define PAIRS 12 // pairs of a tap and a field that it is computed for at once
 #endif
 #define SLOTS 8        // sums of gradients that are kept apart, whatever the number of threads
-#define SCRATCH 100000 // values of a unit, about
+#ifndef SCRATCH
+#define SCRATCH (256000 / LANES) // vectors of a unit, about: a megabyte
+#endif
 
 namespace {
 
@@ -115,23 +122,41 @@ struct Job {
     int64_t taps, half;               // taps of the kernel, and half of its side, rounded down
     int64_t fields_in, fields_out;    // orbits of channels under H
     int64_t channels_in, channels_out; // all of them
+    int64_t reduced;           // whether what is multiplied is rounded
     const int32_t *orbits_in;  // (fields_in, order): channels
     const int32_t *orbits_out; // (fields_out, order)
     const int32_t *steps;      // (taps, order, 2): from a position to where a moved tap reads, down and right
     const float *x;            // (images, height, width, channels_in)
     float *y;                  // (images, height, width, channels_out); for gradients of weights: what is given
-    const float *blocks;       // of the kernel, packed
+    const void *blocks;        // of the kernel, packed
     float *slots;              // sums of gradients
     float *gradient;           // (fields_out * fields_in * taps * order): that of weights
     Threads threads;
 };
 
-// How many values the blocks of a kernel take, one after the other, packed in ROWS rows.
-template <class H> inline int64_t sign_size(const Job &job) {
-    return blocks_of(job.fields_out, ROWS) * ROWS * job.fields_in * job.taps;
+// What is multiplied: values as they are, or rounded ones, two in a lane, which are summed together. Of the
+// representations of dimension 1 those are of two fields, of dimension 2 the two entries.
+struct Exact {
+    typedef V Value;
+    typedef float Weight;
+    static constexpr int each = 1;
+};
+struct Reduced {
+    typedef Pairs Value;
+    typedef uint32_t Weight;
+    static constexpr int each = 2;
+};
+
+// The depth of the products of each representation of dimension 1, and of those of dimension 2.
+template <class A> inline int64_t sign_depth(const Job &job) { return blocks_of(job.fields_in, A::each) * job.taps; }
+template <class A> inline int64_t pair_depth(const Job &job) { return 2 / A::each * job.fields_in * job.taps; }
+
+// How many weights the blocks of a kernel take, one after the other, packed in ROWS rows.
+template <class A> inline int64_t sign_size(const Job &job) {
+    return blocks_of(job.fields_out, ROWS) * ROWS * sign_depth<A>(job);
 }
-template <class H> inline int64_t pair_size(const Job &job) {
-    return H::rows ? blocks_of(2 * job.fields_out, ROWS) * ROWS * 2 * job.fields_in * job.taps : 0;
+template <class H, class A> inline int64_t pair_size(const Job &job) {
+    return H::rows ? blocks_of(2 * job.fields_out, ROWS) * ROWS * pair_depth<A>(job) : 0;
 }
 
 // ---- units
@@ -236,19 +261,20 @@ inline V totals(V *v) {
 }
 
 // d[row][k] += sum over columns and lanes of a[row][column] z[k][column]
-template <int M, int N>
-inline void correlate(const V *a, const V *z, int64_t columns, int64_t stride, float *d, int64_t d_stride) {
+template <int M, int N, class Z>
+inline void correlate(const Z *a, const Z *z, int64_t columns, int64_t stride, float *d, int64_t d_stride) {
     V sum[M][N] = {};
     for (int64_t c = 0; c < columns; c++) {
-        V each[N];
+        Z each[N];
         for (int k = 0; k < N; k++)
             each[k] = z[k * stride + c];
 #pragma GCC unroll 16
         for (int r = 0; r < M; r++) {
-            V own = a[r * stride + c];
+            Z own = a[r * stride + c];
+            KEPT(own);
 #pragma GCC unroll 4
             for (int k = 0; k < N; k++)
-                sum[r][k] += own * each[k];
+                sum[r][k] = added(sum[r][k], own, each[k]);
         }
     }
     V *all = &sum[0][0];
@@ -262,18 +288,20 @@ inline void correlate(const V *a, const V *z, int64_t columns, int64_t stride, f
     }
 }
 
-template <int M>
-void correlate_rows(const V *a, const V *z, int64_t n, int64_t columns, int64_t stride, float *d, int64_t d_stride) {
-    for (int64_t k = 0; k < n; k += 3)
-        switch (std::min<int64_t>(3, n - k)) {
+template <int M, class Z>
+void correlate_rows(const Z *a, const Z *z, int64_t n, int64_t columns, int64_t stride, float *d, int64_t d_stride) {
+    for (int64_t k = 0; k < n; k += SIDE)
+        switch (std::min<int64_t>(SIDE, n - k)) {
         case 1: correlate<M, 1>(a, z + k * stride, columns, stride, d + k, d_stride); break;
         case 2: correlate<M, 2>(a, z + k * stride, columns, stride, d + k, d_stride); break;
-        default: correlate<M, 3>(a, z + k * stride, columns, stride, d + k, d_stride);
+        case 3: correlate<M, 3>(a, z + k * stride, columns, stride, d + k, d_stride); break;
+        default: correlate<M, SIDE>(a, z + k * stride, columns, stride, d + k, d_stride);
         }
 }
 
+template <class Z>
 void correlate_all(
-    const V *a, int64_t m, const V *z, int64_t n, int64_t columns, int64_t stride, float *d, int64_t d_stride) {
+    const Z *a, int64_t m, const Z *z, int64_t n, int64_t columns, int64_t stride, float *d, int64_t d_stride) {
     int64_t r = 0;
     for (; r + 4 <= m; r += 4)
         correlate_rows<4>(a + r * stride, z, n, columns, stride, d + r * d_stride, d_stride);
@@ -301,61 +329,101 @@ std::vector<int64_t> steps_in(const Job &job, const Scratch &s, int order) {
     return steps;
 }
 
-// Transform so many orbits. Signs lie `sign_stride` apart, the two entries of pairs `pair_stride`, rows side by side.
+// The transform of an orbit.
+template <class H, class Read> inline void transform(Read read, V *o) {
+    V orbit[H::order];
+    for (int h = 0; h < H::order; h++)
+        orbit[h] = read(h);
+    H::forward(orbit, o);
+}
+
+// Where the gathered orbits of a few positions are: [tap and field][position], for each representation of dimension 1,
+// then [tap, field and entry][row and position].
+template <class H, class A> struct Gathered {
+    typedef typename A::Value Value;
+    static constexpr int signs = H::signs, rows = H::rows;
+    int64_t depth, stride; // between representations
+    Value *signs_at, *pairs_at;
+    static int64_t stride_of(const Job &job) { return (sign_depth<A>(job) * TILE) | 1; }
+    static int64_t size(const Job &job) {
+        return stride_of(job) * signs + (rows ? pair_depth<A>(job) * rows : 0) * TILE + 16;
+    }
+    Gathered(const Job &job, V *memory)
+        : depth(sign_depth<A>(job)), stride(stride_of(job)), signs_at(reinterpret_cast<Value *>(memory)),
+          pairs_at(signs_at + signs * stride) {}
+};
+
+// Gather one field, or, of rounded ones, two; the second may be missing.
 template <class H, class Read>
-inline void transform(int64_t count, Read read, V *signs, int64_t sign_stride, V *pairs, int64_t pair_stride) {
+inline void gather(const Gathered<H, Exact> &to, const Job &job, int64_t field, int64_t tap, int64_t count, Read read) {
+    const int64_t k = field * job.taps + tap;
+    V *pairs = to.pairs_at + 2 * k * H::rows * TILE;
     for (int64_t t = 0; t < count; t++) {
-        V orbit[H::order], o[H::order];
-        for (int h = 0; h < H::order; h++)
-            orbit[h] = read(h, t);
-        H::forward(orbit, o);
+        V o[H::order];
+        transform<H>([&](int h) { return read(0, h, t); }, o);
         for (int i = 0; i < H::signs; i++)
-            signs[i * sign_stride + t] = o[i];
+            to.signs_at[i * to.stride + k * TILE + t] = o[i];
         for (int a = 0; a < H::rows; a++)
             for (int b = 0; b < 2; b++)
-                pairs[b * pair_stride + a * count + t] = o[H::signs + 2 * a + b];
+                pairs[b * H::rows * TILE + a * count + t] = o[H::signs + 2 * a + b];
+    }
+}
+template <class H, class Read>
+inline void gather(const Gathered<H, Reduced> &to, const Job &job, int64_t field, int64_t tap, int64_t count, Read read) {
+    const int64_t k = field / 2 * job.taps + tap;
+    Pairs *first = to.pairs_at + (field * job.taps + tap) * H::rows * TILE, *second = first + job.taps * H::rows * TILE;
+    const bool both = field + 1 < job.fields_in;
+    for (int64_t t = 0; t < count; t++) {
+        V o[H::order], other[H::order] = {};
+        transform<H>([&](int h) { return read(0, h, t); }, o);
+        if (both)
+            transform<H>([&](int h) { return read(1, h, t); }, other);
+        for (int i = 0; i < H::signs; i++)
+            to.signs_at[i * to.stride + k * TILE + t] = paired(o[i], other[i]);
+        for (int a = 0; a < H::rows; a++) {
+            const int i = H::signs + 2 * a;
+            first[a * count + t] = paired(o[i], o[i + 1]);
+            if (both)
+                second[a * count + t] = paired(other[i], other[i + 1]);
+        }
     }
 }
 
-template <class H> void convolve_unit(const Job &job, const Unit &unit) {
+template <class H, class A> void convolve_unit(const Job &job, const Unit &unit) {
     constexpr int order = H::order, rows = H::rows, signs = H::signs;
     const Scratch s(job, unit, job.half);
-    const int64_t n_positions = unit.batches * unit.rows * job.width, n = job.fields_in * job.taps;
-    const int64_t sign = sign_size<H>(job);
+    const int64_t n_positions = unit.batches * unit.rows * job.width, sign = sign_size<A>(job);
     const V *x = read_inputs(job, unit, s);
     const std::vector<int64_t> steps = steps_in(job, s, order);
+    const auto *blocks = static_cast<const typename A::Weight *>(job.blocks);
     positions.resize(n_positions);
     place(job, unit, s, job.half, positions.data());
 
-    // one representation after the other: [tap and field, and entry][row and position]
-    V *z = gathered_memory.at_least(n * (signs + 2 * rows * (rows ? 2 : 0)) * TILE + 16);
+    const Gathered<H, A> z(job, gathered_memory.at_least(Gathered<H, A>::size(job)));
     const int64_t padded = blocks_of(2 * job.fields_out, ROWS) * ROWS + ROWS;
     V *y = product_memory.at_least((padded * (signs + 2) + job.channels_out + LANES) * TILE);
     V *pair_y = y + signs * padded * TILE, *out = pair_y + padded * 2 * TILE;
-    V *pair_z = z + signs * n * TILE;
     const int64_t image = job.height * job.width * job.channels_out, band = unit.rows * job.width;
 
     for (int64_t first = 0; first < n_positions; first += TILE) {
         const int64_t count = std::min<int64_t>(TILE, n_positions - first);
         const int32_t *at = positions.data() + first;
-        for (int64_t field = 0; field < job.fields_in; field++) {
-            const V *plane[order];
-            for (int h = 0; h < order; h++)
-                plane[h] = x + job.orbits_in[field * order + h] * s.plane;
-            for (int64_t tap = 0; tap < job.taps; tap++) {
-                const V *source[order];
+        for (int64_t field = 0; field < job.fields_in; field += A::each) {
+            const V *plane[A::each][order];
+            for (int i = 0; i < A::each; i++)
                 for (int h = 0; h < order; h++)
-                    source[h] = plane[h] + steps[tap * order + h];
-                const int64_t k = field * job.taps + tap;
-                transform<H>(
-                    count, [&](int h, int64_t t) { return source[h][at[t]]; }, z + k * TILE, n * TILE,
-                    pair_z + 2 * k * rows * TILE, rows * TILE);
+                    plane[i][h] = x + job.orbits_in[std::min(field + i, job.fields_in - 1) * order + h] * s.plane;
+            for (int64_t tap = 0; tap < job.taps; tap++) {
+                const int64_t *step = steps.data() + tap * order;
+                gather<H>(z, job, field, tap, count, [&](int i, int h, int64_t t) { return plane[i][h][step[h] + at[t]]; });
             }
         }
         for (int i = 0; i < signs; i++)
-            multiply_all(job.blocks + i * sign, job.fields_out, z + i * n * TILE, n, count, TILE, y + i * padded * TILE);
+            multiply_all(blocks + i * sign, job.fields_out, z.signs_at + i * z.stride, z.depth, count, TILE,
+                         y + i * padded * TILE);
         if (rows)
-            multiply_all(job.blocks + signs * sign, 2 * job.fields_out, pair_z, 2 * n, rows * count, rows * TILE, pair_y);
+            multiply_all(blocks + signs * sign, 2 * job.fields_out, z.pairs_at, pair_depth<A>(job), rows * count, rows * TILE,
+                         pair_y);
         for (int64_t field = 0; field < job.fields_out; field++) {
             const int32_t *channel = job.orbits_out + field * order;
             for (int64_t t = 0; t < count; t++) {
@@ -397,8 +465,38 @@ template <class H> int64_t slot_size(const Job &job) {
     return job.fields_out * job.fields_in * job.taps * (H::signs + (H::rows ? 4 : 0));
 }
 
-template <class H> void correlate_unit(const Job &job, const Unit &unit, float *slot) {
-    constexpr int order = H::order, rows = H::rows, signs = H::signs;
+// The transforms of an orbit at so many positions: [row, of dimension 2, and position], or of two positions in a lane.
+template <class H, class Read>
+inline void transform_all(int64_t count, Read read, V *signs, int64_t sign_stride, V *pairs, int64_t pair_stride) {
+    for (int64_t t = 0; t < count; t++) {
+        V o[H::order];
+        transform<H>([&](int h) { return read(h, t); }, o);
+        for (int i = 0; i < H::signs; i++)
+            signs[i * sign_stride + t] = o[i];
+        for (int a = 0; a < H::rows; a++)
+            for (int b = 0; b < 2; b++)
+                pairs[b * pair_stride + a * count + t] = o[H::signs + 2 * a + b];
+    }
+}
+template <class H, class Read>
+inline void transform_all(int64_t count, Read read, Pairs *signs, int64_t sign_stride, Pairs *pairs, int64_t pair_stride) {
+    const int64_t columns = blocks_of(count, 2);
+    for (int64_t t = 0; t < columns; t++) {
+        V o[H::order], other[H::order] = {};
+        transform<H>([&](int h) { return read(h, 2 * t); }, o);
+        if (2 * t + 1 < count)
+            transform<H>([&](int h) { return read(h, 2 * t + 1); }, other);
+        for (int i = 0; i < H::signs; i++)
+            signs[i * sign_stride + t] = paired_anyhow(o[i], other[i]);
+        for (int a = 0; a < H::rows; a++)
+            for (int b = 0; b < 2; b++)
+                pairs[b * pair_stride + a * columns + t] = paired_anyhow(o[H::signs + 2 * a + b], other[H::signs + 2 * a + b]);
+    }
+}
+
+template <class H, class A> void correlate_unit(const Job &job, const Unit &unit, float *slot) {
+    typedef typename A::Value Value;
+    constexpr int order = H::order, rows = H::rows, signs = H::signs, room = CHUNK / A::each + 1; // odd: no two alike in one set of the cache
     const Scratch s(job, unit, job.half), plain(job, unit, 0);
     const int64_t n_positions = unit.batches * unit.rows * job.width, n = job.fields_in * job.taps, m = job.fields_out;
     const V *x = read_inputs(job, unit, s);
@@ -409,19 +507,19 @@ template <class H> void correlate_unit(const Job &job, const Unit &unit, float *
     place(job, unit, s, job.half, positions.data());
 
     constexpr int pair_columns = rows ? rows : 1;
-    V *z = gathered_memory.at_least(PAIRS * (signs + 2 * pair_columns) * CHUNK);
-    V *a = product_memory.at_least(m * (signs + 2 * pair_columns) * CHUNK);
-    V *pair_z = z + signs * PAIRS * CHUNK, *pair_a = a + signs * m * CHUNK;
+    auto *z = reinterpret_cast<Value *>(gathered_memory.at_least(PAIRS * (signs + 2 * pair_columns) * room));
+    auto *a = reinterpret_cast<Value *>(product_memory.at_least(m * (signs + 2 * pair_columns) * room));
+    Value *pair_z = z + signs * PAIRS * room, *pair_a = a + signs * m * room;
     for (int64_t first = 0; first < n_positions; first += CHUNK) {
-        const int64_t count = std::min<int64_t>(CHUNK, n_positions - first);
+        const int64_t count = std::min<int64_t>(CHUNK, n_positions - first), columns = blocks_of(count, A::each);
         const int32_t *at = positions.data() + first;
         for (int64_t field = 0; field < m; field++) {
             const V *plane[order];
             for (int h = 0; h < order; h++)
                 plane[h] = dy + job.orbits_out[field * order + h] * plain.plane + first;
-            transform<H>(
-                count, [&](int h, int64_t t) { return plane[h][t]; }, a + field * CHUNK, m * CHUNK,
-                pair_a + 2 * field * rows * CHUNK, rows * CHUNK);
+            transform_all<H>(
+                count, [&](int h, int64_t t) { return plane[h][t]; }, a + field * room, m * room,
+                pair_a + 2 * field * rows * room, rows * room);
         }
         for (int64_t k = 0; k < n; k += PAIRS) {
             const int64_t pairs = std::min<int64_t>(PAIRS, n - k);
@@ -430,14 +528,14 @@ template <class H> void correlate_unit(const Job &job, const Unit &unit, float *
                 const V *source[order];
                 for (int h = 0; h < order; h++)
                     source[h] = x + job.orbits_in[field * order + h] * s.plane + steps[tap * order + h];
-                transform<H>(
-                    count, [&](int h, int64_t t) { return source[h][at[t]]; }, z + p * CHUNK, PAIRS * CHUNK,
-                    pair_z + 2 * p * rows * CHUNK, rows * CHUNK);
+                transform_all<H>(
+                    count, [&](int h, int64_t t) { return source[h][at[t]]; }, z + p * room, PAIRS * room,
+                    pair_z + 2 * p * rows * room, rows * room);
             }
             for (int i = 0; i < signs; i++)
-                correlate_all(a + i * m * CHUNK, m, z + i * PAIRS * CHUNK, pairs, count, CHUNK, slot + i * m * n + k, n);
+                correlate_all(a + i * m * room, m, z + i * PAIRS * room, pairs, columns, room, slot + i * m * n + k, n);
             if (rows)
-                correlate_all(pair_a, 2 * m, pair_z, 2 * pairs, rows * count, rows * CHUNK, slot + signs * m * n + 2 * k,
+                correlate_all(pair_a, 2 * m, pair_z, 2 * pairs, rows * columns, rows * room, slot + signs * m * n + 2 * k,
                               2 * n);
         }
     }
@@ -479,11 +577,20 @@ template <class H> void gather_slots(const Job &job, const float *slots) {
 
 // ---- packing a kernel: from its rows (fields_out, fields_in, taps, order) to blocks
 
-template <class H> void pack(const Job &job, const float *kernel, float *blocks) {
-    constexpr int order = H::order, signs = H::signs;
-    const int64_t n = job.fields_in * job.taps, sign = sign_size<H>(job);
-    std::memset(blocks, 0, (signs * sign + pair_size<H>(job)) * sizeof(float));
-    float *pairs = blocks + signs * sign;
+// The place of what is multiplied by a value, [block of rows][k][row], and the weight there.
+template <class A> inline void put(typename A::Weight *weights, int64_t depth, int64_t row, int64_t k, int second, float w) {
+    auto &at = weights[(row / ROWS * depth + k) * ROWS + row % ROWS];
+    if constexpr (A::each == 1)
+        at = w;
+    else
+        at |= rounded(w - V{})[0] << 16 * second;
+}
+
+template <class H, class A> void pack(const Job &job, const float *kernel, typename A::Weight *blocks) {
+    constexpr int order = H::order, signs = H::signs, each = A::each;
+    const int64_t taps = job.taps, n = job.fields_in * taps, sign = sign_size<A>(job);
+    std::memset(blocks, 0, (signs * sign + pair_size<H, A>(job)) * sizeof(*blocks));
+    auto *pairs = blocks + signs * sign;
     for (int64_t row = 0; row < job.fields_out; row++)
         for (int64_t first = 0; first < n; first += LANES) {
             const int64_t count = std::min<int64_t>(LANES, n - first);
@@ -493,19 +600,18 @@ template <class H> void pack(const Job &job, const float *kernel, float *blocks)
                     orbit[h][k] = kernel[(row * n + first + k) * order + h];
             H::forward(orbit, o);
             for (int64_t j = 0; j < count; j++) {
-                const int64_t k = first + j;
+                const int64_t k = first + j, field = k / taps, at = field / each * taps + k % taps;
                 for (int i = 0; i < signs; i++)
-                    blocks[i * sign + (row / ROWS * n + k) * ROWS + row % ROWS] = o[i][j] * (1.0f / order);
+                    put<A>(blocks + i * sign, sign_depth<A>(job), row, at, field % each, o[i][j] * (1.0f / order));
                 if (H::rows) {
                     const int last = order - 1;
                     const float e[2][2] = {{o[signs][j], o[signs + 1][j]},
                                            {H::rows == 2 ? o[last - 1][j] : -o[signs + 1][j],
                                             H::rows == 2 ? o[last][j] : o[signs][j]}};
                     for (int c = 0; c < 2; c++)
-                        for (int b = 0; b < 2; b++) {
-                            const int64_t r = 2 * row + c;
-                            pairs[(r / ROWS * 2 * n + 2 * k + b) * ROWS + r % ROWS] = e[c][b] * (2.0f / order);
-                        }
+                        for (int b = 0; b < 2; b++)
+                            put<A>(pairs, pair_depth<A>(job), 2 * row + c, (2 * k + b) / each, b % each,
+                                   e[c][b] * (2.0f / order));
                 }
             }
         }
@@ -513,41 +619,44 @@ template <class H> void pack(const Job &job, const float *kernel, float *blocks)
 
 // ---- the work of each thread
 
-template <class H> void convolve_worker(void *data) {
+template <class H, class A> void convolve_worker(void *data) {
     Job &job = *static_cast<Job *>(data);
     try {
         const Plan plan(job);
         for (int64_t i; (i = job.threads.next++) < plan.n;)
-            convolve_unit<H>(job, plan.unit(job, i));
+            convolve_unit<H, A>(job, plan.unit(job, i));
     } catch (const std::bad_alloc &) {
         job.threads.failed = 1;
     }
 }
 
-template <class H> void correlate_worker(void *data) {
+template <class H, class A> void correlate_worker(void *data) {
     Job &job = *static_cast<Job *>(data);
     try {
         const Plan plan(job);
         for (int64_t slot; (slot = job.threads.next++) < SLOTS;)
             for (int64_t i = slot; i < plan.n; i += SLOTS)
-                correlate_unit<H>(job, plan.unit(job, i), job.slots + slot * slot_size<H>(job));
+                correlate_unit<H, A>(job, plan.unit(job, i), job.slots + slot * slot_size<H>(job));
     } catch (const std::bad_alloc &) {
         job.threads.failed = 1;
     }
 }
 
-template <class H> int convolve(Job &job, const float *kernel) {
-    std::vector<float> blocks(H::signs * sign_size<H>(job) + pair_size<H>(job));
-    pack<H>(job, kernel, blocks.data());
+template <class H, class A> int convolve(Job &job, const float *kernel) {
+    std::vector<typename A::Weight> blocks(H::signs * sign_size<A>(job) + pair_size<H, A>(job));
+    pack<H, A>(job, kernel, blocks.data());
     job.blocks = blocks.data();
-    run(job.threads, convolve_worker<H>, &job);
+    run(job.threads, convolve_worker<H, A>, &job);
     return job.threads.failed;
+}
+template <class H> int convolve(Job &job, const float *kernel) {
+    return job.reduced ? convolve<H, Reduced>(job, kernel) : convolve<H, Exact>(job, kernel);
 }
 
 template <class H> int correlate(Job &job) {
     std::vector<float> slots(SLOTS * slot_size<H>(job));
     job.slots = slots.data();
-    run(job.threads, correlate_worker<H>, &job);
+    run(job.threads, job.reduced ? correlate_worker<H, Reduced> : correlate_worker<H, Exact>, &job);
     if (!job.threads.failed)
         gather_slots<H>(job, slots.data());
     return job.threads.failed;
@@ -582,4 +691,14 @@ int skequinas_correlate(Job *job) {
 }
 
 int skequinas_layout() { return LAYOUT; }
+
+// Whether jobs may be reduced: this processor knows the instructions that they were compiled to.
+int skequinas_reduces() {
+#ifdef HALVES
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 5 & 1);
+#else
+    return 1;
+#endif
+}
 }

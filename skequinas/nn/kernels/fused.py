@@ -45,7 +45,7 @@ class _Job(ctypes.Structure):
 
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("kind", "images", "height", "width", "taps", "half")),
-        *((name, ctypes.c_int64) for name in ("fields_in", "fields_out", "channels_in", "channels_out")),
+        *((name, ctypes.c_int64) for name in ("fields_in", "fields_out", "channels_in", "channels_out", "reduced")),
         *((name, ctypes.c_void_p) for name in ("orbits_in", "orbits_out", "steps", "x", "y")),
         *((name, ctypes.c_void_p) for name in ("blocks", "slots", "gradient")),
         ("threads", Threads),
@@ -137,32 +137,38 @@ class FusedConvolution:
     def __init__(self, space: KernelSpace, kernels: Compiled) -> None:
         self.space, self.kernels, self.tables = space, kernels, _tables(space)
         self.sampled = self.tables.sampled
+        self.reduces = bool(kernels.functions.skequinas_reduces())
         self._known_orbits: dict[int, NDArray[np.int32]] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return fused_convolution, (self.space,)  # elsewhere there may be other kernels, or none
 
     def takes(self, x: Tensor, weight: Tensor) -> bool:
-        """Whether it is done here: in single precision, in main memory, and for enough images to fill vectors.
+        """Whether it is done here: in main memory, with weights in single precision, for enough images to fill vectors.
 
+        Under autocast to bfloat16 maps may be of that type.
         Where no gradients are wanted any number will do, so that outputs do not depend on how many there are.
         """
         cosets, _, order = self.tables.shape
+        autocast = torch.is_autocast_enabled("cpu")
         return (
-            can_be_told(x, weight)
+            can_be_told(x, weight, reduced=autocast and self.reduces)
             and x.dim() == 4
             and x.shape[1] == weight.shape[2] * cosets * order
             and (len(x) >= _FEWEST or not torch.is_grad_enabled())
-            and not torch.is_autocast_enabled("cpu")
+            and (not autocast or (self.reduces and torch.get_autocast_dtype("cpu") == torch.bfloat16))
         )
 
     def __call__(self, x: Tensor, weight: Tensor) -> Tensor:
-        """Convolve (n, in * |G|, height, width), given weights (rows, out, in), with zero padding."""
-        y: Tensor = _Convolution.apply(x, weight, self)
+        """Convolve (n, in * |G|, height, width), given weights (rows, out, in), with zero padding.
+
+        Under autocast what is multiplied is rounded to bfloat16, after the transforms; sums and maps are not.
+        """
+        y: Tensor = _Convolution.apply(x.float(), weight, self, torch.is_autocast_enabled("cpu"))
         return y
 
-    def convolve(self, x: Tensor, weight: Tensor, *, transposed: bool = False) -> Tensor:
-        """The convolution with a kernel, or with its transpose."""
+    def convolve(self, x: Tensor, weight: Tensor, *, transposed: bool = False, reduced: bool = False) -> Tensor:
+        """The convolution with a kernel, or with its transpose, of rounded values if reduced."""
         _, n_out, n_in = weight.shape
         cosets, n_taps, order = self.tables.shape
         rows, order_of_axes = self.tables.rows, (4, 0, 5, 1, 2, 3)
@@ -175,16 +181,16 @@ class FusedConvolution:
         x = x.contiguous(memory_format=torch.channels_last)
         shape = len(x), n_out * cosets * order, *x.shape[2:]
         y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-        job = self._job(x, y, n_in, n_out)
+        job = self._job(x, y, n_in, n_out, reduced)
         check(self.kernels.functions.skequinas_convolve(ctypes.byref(job), ctypes.c_void_p(kernel.data_ptr())))
         return y
 
-    def correlate(self, x: Tensor, grad: Tensor, n_in: int, n_out: int) -> Tensor:
+    def correlate(self, x: Tensor, grad: Tensor, n_in: int, n_out: int, *, reduced: bool = False) -> Tensor:
         """The gradient by weights, given that by the outputs; of a whole kernel one row of each orbit has it all."""
         cosets, n_taps, order = self.tables.shape
         x, grad = (v.contiguous(memory_format=torch.channels_last) for v in (x, grad))
         gradient = torch.empty((n_out, cosets, n_in, cosets, n_taps, order), dtype=x.dtype, device=x.device)
-        job = self._job(x, grad, n_in, n_out)
+        job = self._job(x, grad, n_in, n_out, reduced)
         job.gradient = gradient.data_ptr()
         check(self.kernels.functions.skequinas_correlate(ctypes.byref(job)))
         entries = gradient.permute(1, 3, 4, 5, 0, 2).reshape(-1, n_out, n_in)
@@ -199,7 +205,7 @@ class FusedConvolution:
             self._known_orbits[n_fields] = self.tables.orbits + first
         return self._known_orbits[n_fields]
 
-    def _job(self, x: Tensor, y: Tensor, n_in: int, n_out: int) -> _Job:
+    def _job(self, x: Tensor, y: Tensor, n_in: int, n_out: int, reduced: bool) -> _Job:
         """What the compiled functions are told. It does not keep the tensors."""
         n, _, height, width = x.shape
         cosets, n_taps, order = self.tables.shape
@@ -215,6 +221,7 @@ class FusedConvolution:
             fields_out=n_out * cosets,
             channels_in=n_in * cosets * order,
             channels_out=n_out * cosets * order,
+            reduced=reduced,
             orbits_in=orbits_in.ctypes.data,
             orbits_out=orbits_out.ctypes.data,
             steps=steps.ctypes.data,
@@ -245,17 +252,18 @@ def fused_convolution(space: KernelSpace) -> FusedConvolution | None:
 
 class _Convolution(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, fused: FusedConvolution) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, fused: FusedConvolution, reduced: bool) -> Tensor:
         ctx.save_for_backward(x, weight)
-        ctx.fused = fused
-        return fused.convolve(x, weight)
+        ctx.fused, ctx.reduced = fused, reduced
+        return fused.convolve(x, weight, reduced=reduced)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         x, weight = ctx.saved_tensors
-        grad_x = ctx.fused.convolve(grad, weight, transposed=True) if ctx.needs_input_grad[0] else None
-        grad_weight = (
-            ctx.fused.correlate(x, grad, weight.shape[2], weight.shape[1]) if ctx.needs_input_grad[1] else None
-        )
-        return grad_x, grad_weight, None
+        grad_x = grad_weight = None
+        if ctx.needs_input_grad[0]:
+            grad_x = ctx.fused.convolve(grad, weight, transposed=True, reduced=ctx.reduced)
+        if ctx.needs_input_grad[1]:
+            grad_weight = ctx.fused.correlate(x, grad, weight.shape[2], weight.shape[1], reduced=ctx.reduced)
+        return grad_x, grad_weight, None, None

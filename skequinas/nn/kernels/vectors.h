@@ -1,4 +1,4 @@
-// Vectors of LANES values, their transposition, and products of matrices.
+// Vectors of LANES values, also of pairs of values in half the bits, their transposition, and products of matrices.
 
 #pragma once
 
@@ -10,13 +10,21 @@
 #include <new>
 #include <utility>
 
+#if defined(__AVX512BF16__) && LANES == 16
+#define HALVES // by the processor's own instructions
+#include <cpuid.h>
+#include <immintrin.h>
+#endif
+
 #ifndef LANES
 #define LANES 8
 #endif
 #ifndef ROWS
 #define ROWS 4 // of a block of weights: with COLUMNS, as many sums as registers hold
 #endif
-#define COLUMNS 3
+#ifndef COLUMNS
+#define COLUMNS (LANES == 16 ? 6 : 3)
+#endif
 #ifndef DEPTH
 #define DEPTH 160 // products that are added up before the next rows have their turn
 #endif
@@ -26,6 +34,13 @@ static_assert(LANES % ROWS == 0, "rows that are filled up to LANES are packed RO
 namespace {
 
 typedef float V __attribute__((vector_size(LANES * 4)));
+
+// Keep a value that was read in a register, where it would be read again by every instruction that needs it.
+#if defined(__x86_64__) && LANES > 4
+#define KEPT(v) asm("" : "+v"(v))
+#else
+#define KEPT(v)
+#endif
 
 inline int64_t blocks_of(int64_t n, int64_t size) { return (n + size - 1) / size; }
 
@@ -100,25 +115,65 @@ inline V load(const float *p) {
 }
 inline void store(float *p, V v) { std::memcpy(p, &v, sizeof(V)); }
 
+// ---- pairs of values in half the bits, bfloat16: the first in the lower half
+
+typedef uint32_t Pairs __attribute__((vector_size(LANES * 4)));
+
+// Rounded to the nearest, to an even one between two.
+inline Pairs rounded(V v) {
+    const Pairs bits = (Pairs)v;
+    const Pairs numbers = (Pairs)(v == v), others = (bits >> 16) | 64; // what is not a number stays so
+    return (numbers & ((bits + 0x7fff + ((bits >> 16) & 1)) >> 16)) | (~numbers & others);
+}
+
+#ifdef HALVES
+inline Pairs paired(V first, V second) {
+    constexpr auto mixed = [] {
+        struct { uint16_t places[32]; } found{};
+        for (int i = 0; i < 32; i++)
+            found.places[i] = uint16_t(i / 2 + i % 2 * 16);
+        return found;
+    }();
+    const __m512i both = (__m512i)_mm512_cvtne2ps_pbh((__m512)second, (__m512)first);
+    return (Pairs)_mm512_permutexvar_epi16(_mm512_loadu_si512(&mixed), both);
+}
+// As above, in any order of lanes.
+inline Pairs paired_anyhow(V first, V second) { return (Pairs)_mm512_cvtne2ps_pbh((__m512)second, (__m512)first); }
+// sum + a b, of both values of pairs
+inline V added(V sum, Pairs a, Pairs b) { return (V)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b); }
+#else
+inline Pairs paired(V first, V second) { return rounded(first) | rounded(second) << 16; }
+inline Pairs paired_anyhow(V first, V second) { return paired(first, second); }
+inline V added(V sum, Pairs a, Pairs b) {
+    const Pairs upper = Pairs{} + 0xffff0000;
+    return sum + (V)(a << 16) * (V)(b << 16) + (V)(a & upper) * (V)(b & upper);
+}
+#endif
+
 // ---- products of matrices, whose rows are packed ROWS at a time: [block of rows][k][row]
 
+inline V added(V sum, V a, V b) { return sum + a * b; }
+inline V everywhere(float x) { return x - V{}; }
+inline Pairs everywhere(uint32_t x) { return x - Pairs{}; }
+
 // y[row][column] = sum over k of w[k][row] z[k][column], or that is added
-template <int N> inline void multiply(const float *w, const V *z, int64_t n, int64_t stride, V *y, int64_t y_stride, bool add) {
+template <int N, class W, class Z>
+inline void multiply(const W *w, const Z *z, int64_t n, int64_t stride, V *y, int64_t y_stride, bool add) {
     V sum[ROWS][N] = {};
     if (add)
         for (int r = 0; r < ROWS; r++)
             for (int c = 0; c < N; c++)
                 sum[r][c] = y[r * y_stride + c];
     for (int64_t k = 0; k < n; k++, w += ROWS, z += stride) {
-        V column[N];
+        Z column[N];
         for (int c = 0; c < N; c++)
             column[c] = z[c];
 #pragma GCC unroll 16
         for (int r = 0; r < ROWS; r++) {
-            V each = w[r] - V{};
-#pragma GCC unroll 4
+            const Z each = everywhere(w[r]);
+#pragma GCC unroll 8
             for (int c = 0; c < N; c++)
-                sum[r][c] += each * column[c];
+                sum[r][c] = added(sum[r][c], each, column[c]);
         }
     }
     for (int r = 0; r < ROWS; r++)
@@ -126,18 +181,24 @@ template <int N> inline void multiply(const float *w, const V *z, int64_t n, int
             y[r * y_stride + c] = sum[r][c];
 }
 
-inline void multiply_all(const float *w, int64_t n_rows, const V *z, int64_t n, int64_t columns, int64_t stride, V *y) {
+template <class W, class Z>
+inline void multiply_all(const W *w, int64_t n_rows, const Z *z, int64_t n, int64_t columns, int64_t stride, V *y) {
     for (int64_t c = 0; c < columns; c += COLUMNS)
         for (int64_t k = 0; k < n; k += DEPTH) // what all rows read stays in the first cache
             for (int64_t r = 0; r < n_rows; r += ROWS) {
-                const float *own = w + r * n + k * ROWS;
-                const V *from = z + k * stride + c;
+                const W *own = w + r * n + k * ROWS;
+                const Z *from = z + k * stride + c;
                 const int64_t depth = std::min<int64_t>(DEPTH, n - k);
                 V *to = y + r * stride + c;
                 switch (std::min<int64_t>(COLUMNS, columns - c)) {
                 case 1: multiply<1>(own, from, depth, stride, to, stride, k); break;
                 case 2: multiply<2>(own, from, depth, stride, to, stride, k); break;
-                default: multiply<3>(own, from, depth, stride, to, stride, k);
+                case 3: multiply<3>(own, from, depth, stride, to, stride, k); break;
+#if LANES == 16
+                case 4: multiply<4>(own, from, depth, stride, to, stride, k); break;
+                case 5: multiply<5>(own, from, depth, stride, to, stride, k); break;
+#endif
+                default: multiply<COLUMNS>(own, from, depth, stride, to, stride, k);
                 }
             }
 }

@@ -1,0 +1,88 @@
+"""Networks whose work on a GPU is recorded once and played again, since its launches take longer than the work."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Recorded", "recorded"]
+
+_logger = logging.getLogger(__name__)
+
+_FEWEST_STEPS = 30
+"""Below, recording takes longer than it saves."""
+
+_MOST_SHAPES = 3
+"""Of mini-batches: they differ by one image at most."""
+
+
+class Recorded:
+    """A network in training mode, by CUDA graphs of its forward and backward passes, one for each shape of inputs.
+
+    The first call with a shape records them. Running statistics are moved by each call as without it, and those that
+    recording moves are put back. What cannot be recorded is done as it was.
+
+    Parameters
+    ----------
+    network : Module
+        On a CUDA device. It is not changed.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+        self._known: dict[torch.Size, Callable[[Tensor], Tensor]] = {}
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The outputs for a mini-batch, without a gradient by it."""
+        if x.shape not in self._known and len(self._known) < _MOST_SHAPES:
+            self._known[x.shape] = self._recording(x)
+        return self._known.get(x.shape, self.network)(x)
+
+    def _recording(self, x: Tensor) -> Callable[[Tensor], Tensor]:
+        before = [(buffer, buffer.clone()) for buffer in self.network.buffers()]
+        enabled, dtype = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
+        try:
+            with torch.autocast("cuda", dtype, enabled=enabled, cache_enabled=False), warnings.catch_warnings():
+                # the thread of the backward pass begins with a product of matrices, for which torch finds a context
+                warnings.filterwarnings("ignore", "Attempting to run cuBLAS", UserWarning)
+                # a module of its own, whose method is replaced
+                found: Any = torch.cuda.make_graphed_callables(_Within(self.network), (x,))
+        except RuntimeError as error:
+            _logger.debug("a training step cannot be recorded: %s", error)
+            found = self.network
+        with torch.no_grad():
+            for buffer, value in before:
+                buffer.copy_(value)
+        replayed: Callable[[Tensor], Tensor] = found
+        return replayed
+
+
+class _Within(nn.Module):
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.network(x)
+        return y
+
+
+@contextmanager
+def recorded(network: nn.Module, device: torch.device, n_steps: int) -> Iterator[Callable[[Tensor], Tensor]]:
+    """The network to train with while the context lasts: recorded where that pays, else itself."""
+    if device.type != "cuda" or n_steps < _FEWEST_STEPS:
+        yield network
+        return
+    # gradients are made in the stream of the recording, and autograd says so
+    told = getattr(torch.autograd.graph, "set_warn_on_accumulate_grad_stream_mismatch", lambda _: None)
+    told(False)
+    try:
+        yield Recorded(network)
+    finally:
+        told(True)
