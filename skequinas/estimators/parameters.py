@@ -209,8 +209,9 @@ class Parameters:
         "float32",
         '{"float32", "bfloat16"}',
         [StrOptions(set(PRECISIONS))],
-        """"bfloat16" trains with convolutions in half the bits: faster on GPUs and on processors with instructions for
-        it (AVX512-BF16, AMX), slower elsewhere. Evidence and predictions are computed in float32 either way.""",
+        """"bfloat16" trains with convolutions in half the bits: faster on processors with instructions for it
+        (AVX512-BF16) and in large networks on GPUs, slower elsewhere. Evidence and predictions are computed in float32
+        either way.""",
     )
     n_jobs: int | None = _parameter(
         None,

@@ -17,5 +17,6 @@ def resolve_device(device: str | torch.device) -> torch.device:
             raise NotImplementedError("only 'cpu' and 'cuda' devices are supported")
         torch.zeros(1, device=resolved).cpu()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(f"device={device!r} is not available ({error}). Use 'auto' or 'cpu'.") from error
+        reason = str(error).partition("\n")[0]  # CUDA's errors go on with advice for programmers
+        raise ValueError(f"device={device!r} is not available ({reason}). Use 'auto' or 'cpu'.") from error
     return resolved

@@ -6,7 +6,6 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,31 +35,36 @@ class Recorded:
 
     def __init__(self, network: nn.Module) -> None:
         self.network = network
-        self._known: dict[torch.Size, Callable[[Tensor], Tensor]] = {}
+        self._known: dict[torch.Size, nn.Module] = {}
 
     def __call__(self, x: Tensor) -> Tensor:
         """The outputs for a mini-batch, without a gradient by it."""
         if x.shape not in self._known and len(self._known) < _MOST_SHAPES:
             self._known[x.shape] = self._recording(x)
-        return self._known.get(x.shape, self.network)(x)
+        y: Tensor = self._known.get(x.shape, self.network)(x)
+        return y
 
-    def _recording(self, x: Tensor) -> Callable[[Tensor], Tensor]:
+    def forget(self) -> None:
+        """Free the recordings, whose modules and methods know each other."""
+        for known in self._known.values():
+            known.__dict__.pop("forward", None)
+        self._known.clear()
+
+    def _recording(self, x: Tensor) -> nn.Module:
+        recording = _Within(self.network)
         before = [(buffer, buffer.clone()) for buffer in self.network.buffers()]
         enabled, dtype = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
         try:
             with torch.autocast("cuda", dtype, enabled=enabled, cache_enabled=False), warnings.catch_warnings():
                 # the thread of the backward pass begins with a product of matrices, for which torch finds a context
                 warnings.filterwarnings("ignore", "Attempting to run cuBLAS", UserWarning)
-                # a module of its own, whose method is replaced
-                found: Any = torch.cuda.make_graphed_callables(_Within(self.network), (x,))
+                torch.cuda.make_graphed_callables(recording, (x,))  # its method is replaced
         except RuntimeError as error:
             _logger.debug("a training step cannot be recorded: %s", error)
-            found = self.network
         with torch.no_grad():
             for buffer, value in before:
                 buffer.copy_(value)
-        replayed: Callable[[Tensor], Tensor] = found
-        return replayed
+        return recording
 
 
 class _Within(nn.Module):
@@ -82,7 +86,9 @@ def recorded(network: nn.Module, device: torch.device, n_steps: int) -> Iterator
     # gradients are made in the stream of the recording, and autograd says so
     told = getattr(torch.autograd.graph, "set_warn_on_accumulate_grad_stream_mismatch", lambda _: None)
     told(False)
+    recording = Recorded(network)
     try:
-        yield Recorded(network)
+        yield recording
     finally:
+        recording.forget()
         told(True)
