@@ -496,7 +496,8 @@ inline void transform_all(int64_t count, Read read, Pairs *signs, int64_t sign_s
 
 template <class H, class A> void correlate_unit(const Job &job, const Unit &unit, float *slot) {
     typedef typename A::Value Value;
-    constexpr int order = H::order, rows = H::rows, signs = H::signs, room = CHUNK / A::each + 1; // odd: no two alike in one set of the cache
+    constexpr int order = H::order, rows = H::rows, signs = H::signs;
+    constexpr int room = CHUNK / A::each + 1; // odd: a power of two apart, all would lie in one set of the cache
     const Scratch s(job, unit, job.half), plain(job, unit, 0);
     const int64_t n_positions = unit.batches * unit.rows * job.width, n = job.fields_in * job.taps, m = job.fields_out;
     const V *x = read_inputs(job, unit, s);
