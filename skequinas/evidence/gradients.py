@@ -17,6 +17,7 @@ from torch import Tensor
 from skequinas.groups import Subgroup
 from skequinas.nn.layers import EquivariantConv2d
 from skequinas.nn.networks import EquivariantNetwork, inherit
+from skequinas.runtime.process import full_precision
 from skequinas.training.data import DataPart
 
 __all__ = ["apply", "relaxation_p_values", "score_gradients", "share_as_large", "unit_gradients"]
@@ -25,6 +26,7 @@ _BATCHES = 32
 _SIGNS = 999
 
 
+@full_precision()
 def score_gradients(network: EquivariantNetwork, data: DataPart, n_batches: int) -> list[NDArray[np.float64]]:
     """For each layer the gradient of every mini-batch by the coefficients of its kernel, free of any constraint.
 

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from skequinas.groups import PointGroup
 from skequinas.nn.networks import EquivariantNetwork
 from skequinas.nn.transforms import transform_images
+from skequinas.runtime.process import full_precision
 
 __all__ = [
     "Measures",
@@ -57,6 +58,7 @@ def measure(
     return Measures(measured_change(outputs, group), invariance, lie_derivative(function, images))
 
 
+@full_precision()
 def moved_outputs(
     function: Callable[[Tensor], Tensor], images: Tensor, group: PointGroup, batch_size: int = 128
 ) -> Tensor:
@@ -109,6 +111,7 @@ def effective_invariance(outputs: Tensor, group: PointGroup) -> dict[str, float]
     return dict(zip([group.element_name(g) for g in group.elements], both.mean(1).tolist(), strict=True))
 
 
+@full_precision()
 def lie_derivative(
     function: Callable[[Tensor], Tensor], images: Tensor, step: float = 0.02, batch_size: int = 128
 ) -> float:

@@ -46,7 +46,7 @@ from skequinas.evidence.verdict import Evidence, holm
 from skequinas.evidence.witness import Witness, check_witness
 from skequinas.groups import PointGroup, Subgroup, fair_offset, group_on_images, parse_group
 from skequinas.nn.transforms import circular_mask, transform_images
-from skequinas.runtime.process import fitting_state
+from skequinas.runtime.process import fitting_state, full_precision
 from skequinas.training import DataPart, DivergenceError, frozen, mean_with_error
 from skequinas.training.evaluation import EVALUATION_BATCH
 from skequinas.training.units import members, sums
@@ -194,6 +194,7 @@ def orbit_test(
     return float((1 + as_large) / (1 + n_moves))
 
 
+@full_precision()
 @torch.inference_mode()
 def _moved_outputs(network: nn.Module, data: DataPart, group: PointGroup, offset: float = 0.0) -> Tensor:
     """The outputs for all images under every element: (order, n, n_outputs)."""

@@ -21,6 +21,7 @@ from sklearn.model_selection import GridSearchCV
 
 from skequinas import DifferentiableSearch, EquivariantNASClassifier, EvolutionarySearch, RandomSearch
 from skequinas.runtime import process
+from skequinas.runtime.process import fitting_state, full_precision
 from skequinas.search import Search
 
 X, y = load_digits(n_class=3, return_X_y=True)
@@ -326,3 +327,15 @@ print("torch._dynamo" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "False"
+
+
+def test_within_a_fit_cudnn_repeats_itself_and_full_precision_knows_no_tf32() -> None:
+    backend = torch.backends.cudnn
+    before = backend.deterministic, backend.allow_tf32
+    with fitting_state():
+        assert backend.deterministic
+        assert backend.allow_tf32 == before[1]
+        with full_precision():
+            assert not backend.allow_tf32
+        assert backend.allow_tf32 == before[1]
+    assert (backend.deterministic, backend.allow_tf32) == before
