@@ -89,6 +89,9 @@ def test_recorded_steps_are_those_that_are_not(mixed: bool, dtype: torch.dtype) 
         for own, expected in zip(*found, strict=True):
             bound = 1e-4 if dtype == torch.float32 else 0.1
             assert (own - expected).abs().max() <= bound * expected.abs().max().clamp_min(1e-3)
+    known = calls[0]._known
+    assert len(known) == 3
+    assert all("forward" in recording.__dict__ for recording in known.values())
     for (name, own), expected in zip(one.state_dict().items(), other.state_dict().values(), strict=True):
         assert torch.allclose(own, expected, rtol=1e-3, atol=1e-3), name
     assert copy.deepcopy(one.cpu())(torch.zeros(2, 1, 28, 28)).shape == (2, 5)

@@ -210,7 +210,7 @@ class Parameters:
         '{"float32", "bfloat16"}',
         [StrOptions(set(PRECISIONS))],
         """"bfloat16" trains with convolutions in half the bits: faster on processors with instructions for it
-        (AVX512-BF16) and in large networks on GPUs, slower elsewhere. Evidence and predictions are computed in float32
+        (AVX512-BF16), it may be on GPUs, slower elsewhere. Evidence and predictions are computed in float32
         either way.""",
     )
     n_jobs: int | None = _parameter(

@@ -156,7 +156,10 @@ class EquivariantConv2d(nn.Module):
 
     def _fused_weights(self, fused: FusedConvolution) -> Tensor:
         """What the compiled convolution is given: pixels, where free weights are something else."""
-        return self.weights.spaces[0].sampled_rows(self.coefficients()) if fused.sampled else self.weights.weight
+        if not fused.sampled:
+            return self.weights.weight
+        with torch.autocast("cpu", enabled=False):  # what is sampled is rounded once, by the kernels
+            return self.weights.spaces[0].sampled_rows(self.coefficients())
 
     @property
     def is_fused(self) -> bool:

@@ -18,7 +18,7 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import cache
 
 import torch
@@ -53,14 +53,8 @@ def fitting_state() -> Iterator[None]:
         yield
 
 
-@contextmanager
-def _repeatable() -> Iterator[None]:
-    before = torch.backends.cudnn.deterministic
-    torch.backends.cudnn.deterministic = True
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.deterministic = before
+def _repeatable() -> AbstractContextManager[None]:
+    return _cudnn("deterministic", True)
 
 
 @contextmanager
@@ -75,18 +69,40 @@ def no_autocast() -> Iterator[None]:
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """No TF32 on GPUs either, while the context lasts: torch allows it in convolutions, to three digits."""
-    backend = torch.backends.cudnn
+    """No TF32 in convolutions on GPUs, while the context lasts: torch allows it there, to three digits."""
+    if not torch.cuda.is_available():
+        yield
+        return
     try:
-        before = backend.allow_tf32
+        _ = torch.backends.cudnn.allow_tf32
     except RuntimeError:  # somebody has set it by torch's newer interface, and so knows what it does
         yield
         return
-    backend.allow_tf32 = False
+    with _cudnn("allow_tf32", False):
+        yield
+
+
+_cudnn_lock = threading.Lock()
+_cudnn_settings: dict[str, tuple[int, bool]] = {}
+"""Of each setting that is changed how many contexts ask for it, and what it was before."""
+
+
+@contextmanager
+def _cudnn(name: str, value: bool) -> Iterator[None]:
+    """A setting of cuDNN's for all threads, until the last of the contexts that ask for it ends."""
+    with _cudnn_lock:
+        n, before = _cudnn_settings.get(name, (0, getattr(torch.backends.cudnn, name)))
+        _cudnn_settings[name] = n + 1, before
+        setattr(torch.backends.cudnn, name, value)
     try:
         yield
     finally:
-        backend.allow_tf32 = before
+        with _cudnn_lock:
+            n, before = _cudnn_settings.pop(name)
+            if n > 1:
+                _cudnn_settings[name] = n - 1, before
+            else:
+                setattr(torch.backends.cudnn, name, before)
 
 
 @contextmanager
@@ -127,8 +143,8 @@ _keeping = 0
 
 def _begin_anew() -> None:
     """In a forked process no fit is under way, whatever its parent was doing."""
-    global _lock, _keeping
-    _lock, _keeping = threading.Lock(), 0
+    global _lock, _keeping, _cudnn_lock
+    _lock, _keeping, _cudnn_lock = threading.Lock(), 0, threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,7 +26,7 @@ class Recorded:
     """A network in training mode, by CUDA graphs of its forward and backward passes, one for each shape of inputs.
 
     The first call with a shape records them. Running statistics are moved by each call as without it, and those that
-    recording moves are put back. What cannot be recorded is done as it was.
+    recording moves are put back. Where something cannot be recorded, or memory does not suffice, nothing is any more.
 
     Parameters
     ----------
@@ -36,11 +37,12 @@ class Recorded:
     def __init__(self, network: nn.Module) -> None:
         self.network = network
         self._known: dict[torch.Size, nn.Module] = {}
+        self._most = _MOST_SHAPES
 
     def __call__(self, x: Tensor) -> Tensor:
         """The outputs for a mini-batch, without a gradient by it."""
-        if x.shape not in self._known and len(self._known) < _MOST_SHAPES:
-            self._known[x.shape] = self._recording(x)
+        if x.shape not in self._known and len(self._known) < self._most:
+            self._record(x)
         y: Tensor = self._known.get(x.shape, self.network)(x)
         return y
 
@@ -50,21 +52,28 @@ class Recorded:
             known.__dict__.pop("forward", None)
         self._known.clear()
 
-    def _recording(self, x: Tensor) -> nn.Module:
+    def _record(self, x: Tensor) -> None:
         recording = _Within(self.network)
         before = [(buffer, buffer.clone()) for buffer in self.network.buffers()]
+        stream = torch.cuda.current_stream(x.device) if x.is_cuda else None
         enabled, dtype = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
         try:
             with torch.autocast("cuda", dtype, enabled=enabled, cache_enabled=False), warnings.catch_warnings():
                 # the thread of the backward pass begins with a product of matrices, for which torch finds a context
                 warnings.filterwarnings("ignore", "Attempting to run cuBLAS", UserWarning)
                 torch.cuda.make_graphed_callables(recording, (x,))  # its method is replaced
+            self._known[x.shape] = recording
         except RuntimeError as error:
             _logger.debug("a training step cannot be recorded: %s", error)
-        with torch.no_grad():
-            for buffer, value in before:
-                buffer.copy_(value)
-        return recording
+            self._most = 0
+            self.forget()
+            if stream is not None:  # a recording that breaks off may leave its own behind
+                torch.cuda.set_stream(stream)
+                torch.cuda.synchronize(x.device)
+        finally:
+            with torch.no_grad():
+                for buffer, value in before:
+                    buffer.copy_(value)
 
 
 class _Within(nn.Module):
@@ -77,10 +86,18 @@ class _Within(nn.Module):
         return y
 
 
+def _records(device: torch.device) -> bool:
+    """Whether torch would record on that device, and no other thread is in its way."""
+    stream = torch.cuda.graph.default_capture_stream  # one for all, of the device that was the first
+    current = torch.cuda.current_device()
+    known = device.index in (None, current) and (stream is None or stream.device.index == current)
+    return known and threading.current_thread() is threading.main_thread()
+
+
 @contextmanager
 def recorded(network: nn.Module, device: torch.device, n_steps: int) -> Iterator[Callable[[Tensor], Tensor]]:
     """The network to train with while the context lasts: recorded where that pays, else itself."""
-    if device.type != "cuda" or n_steps < _FEWEST_STEPS:
+    if device.type != "cuda" or n_steps < _FEWEST_STEPS or not _records(device):
         yield network
         return
     # gradients are made in the stream of the recording, and autograd says so

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -155,7 +156,7 @@ def test_outputs_move_with_the_inputs(subgroup: Subgroup, reduced: bool) -> None
     x = drawn(8, 24, 6, 6)
 
     def layered(x: Tensor) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16, enabled=reduced and bool(REDUCING)):
+        with torch.autocast("cpu", torch.bfloat16, enabled=reduced):
             return fused(layer)(x, layer.weights.weight)
 
     y = layered(x)
@@ -194,7 +195,36 @@ def test_layers_use_them_where_they_can(monkeypatch: pytest.MonkeyPatch) -> None
     assert calls == [8, 8]
 
 
-@pytest.mark.skipif(compiled() is not None and not fused(GroupConv2d(D4.whole, 1, 1, 1)).reduces, reason="not here")
+@pytest.mark.parametrize("basis", ["pixel", "harmonic"])
+@pytest.mark.parametrize("name", ["D8", "C8", "D4"])
+def test_reduced_convolutions_in_other_bases(name: str, basis: str) -> None:
+    group = PointGroup.from_name(name)
+    basis = "harmonic" if name != "D4" else basis
+    layer, x = GroupConv2d(group.whole, 2, 3, 5, basis=basis, bias=False), drawn(9, 2 * group.order, 7, 7)
+    x.requires_grad_()
+    expected = layer(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = layer(x)
+    assert y.dtype == torch.float32
+    assert not near(y, expected.double())
+    for own, other in zip(
+        (y, *torch.autograd.grad(y.sin().sum(), [x, layer.weights.weight])),
+        (expected, *torch.autograd.grad(expected.sin().sum(), [x, layer.weights.weight])),
+        strict=True,
+    ):
+        assert own.dtype == torch.float32
+        assert near(own, other.double(), 3e-2)
+
+
+def test_a_processor_with_wide_vectors_and_without_bfloat16_has_others_for_it() -> None:
+    layer, x = GroupConv2d(D4.whole, 2, 2, 3), drawn(8, 16, 6, 6)
+    wide = Compiled("avx512", SimpleNamespace(skequinas_reduces=lambda: 0), kernels().parallel)  # type: ignore[arg-type]
+    found = FusedConvolution(layer.space(layer.constraint), wide)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert found.takes(x, layer.weights.weight)
+        assert near(found(x, layer.weights.weight), fused(layer)(x, layer.weights.weight).double())
+
+
 def test_under_autocast_they_take_maps_of_either_type() -> None:
     x, layer = drawn(8, 16, 6, 6), GroupConv2d(D4.whole, 2, 2, 3)
     with torch.autocast("cpu", torch.bfloat16):

@@ -329,13 +329,20 @@ print("torch._dynamo" in sys.modules)
     assert done.stdout.strip() == "False"
 
 
-def test_within_a_fit_cudnn_repeats_itself_and_full_precision_knows_no_tf32() -> None:
+def test_within_a_fit_cudnn_repeats_itself_and_full_precision_knows_no_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
     backend = torch.backends.cudnn
     before = backend.deterministic, backend.allow_tf32
     with fitting_state():
         assert backend.deterministic
         assert backend.allow_tf32 == before[1]
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
         with full_precision():
             assert not backend.allow_tf32
+        outer, inner = fitting_state(), fitting_state()  # of two threads that overlap
+        outer.__enter__()
+        inner.__enter__()
+        outer.__exit__(None, None, None)
+        assert backend.deterministic
+        inner.__exit__(None, None, None)
         assert backend.allow_tf32 == before[1]
     assert (backend.deterministic, backend.allow_tf32) == before

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -12,6 +12,11 @@ from torch import Tensor, nn
 from skequinas.training.recording import Recorded, recorded
 
 GPU = torch.device("cuda")
+
+
+@pytest.fixture(autouse=True)
+def one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
 
 
 def network() -> nn.Module:
@@ -53,10 +58,31 @@ def test_recording_moves_no_statistics_and_is_forgotten(monkeypatch: pytest.Monk
 
 
 def test_what_cannot_be_recorded_is_done_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refused(*_: Any) -> None:
-        raise RuntimeError("operation not permitted when stream is capturing")
+    calls: list[int] = []
+
+    def refused(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        calls.append(len(inputs[0]))
+        if len(calls) == 1:
+            as_if_recorded(module, inputs)
+            return
+        module(*inputs)
+        raise RuntimeError("CUDA out of memory")
 
     monkeypatch.setattr(torch.cuda, "make_graphed_callables", refused)
-    own, x = network(), torch.randn(4, 3)
+    own, other = network(), network()
+    other.load_state_dict(own.state_dict())
     with recorded(own, GPU, 1000) as forward:
-        assert torch.equal(forward(x), own(x))
+        for n, more in ((4, 100), (5, 0), (4, 0), (6, 0)):  # once it has failed nothing is
+            x = torch.randn(n, 3)
+            assert torch.equal(forward(x), other(x) + more)
+    assert calls == [4, 5]
+    assert own[1].num_batches_tracked == 4
+
+
+def test_in_other_threads_nothing_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = network()
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(lambda: recorded(own, GPU, 1000).__enter__()).result() is own
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    with recorded(own, torch.device("cuda:0"), 1000) as forward:
+        assert forward is own

@@ -32,7 +32,7 @@ from torch.autograd.function import once_differentiable
 from skequinas.groups import Subgroup, pixel_elements
 from skequinas.nn.bases import HarmonicBasis, PixelBasis, moved_pixels
 from skequinas.nn.filters import KernelSpace
-from skequinas.runtime.compiled import Compiled, Threads, can_be_told, check, compiled
+from skequinas.runtime.compiled import Compiled, Threads, can_be_told, check, compiled, load
 
 __all__ = ["FusedConvolution", "fused_convolution"]
 
@@ -137,7 +137,9 @@ class FusedConvolution:
     def __init__(self, space: KernelSpace, kernels: Compiled) -> None:
         self.space, self.kernels, self.tables = space, kernels, _tables(space)
         self.sampled = self.tables.sampled
-        self.reduces = bool(kernels.functions.skequinas_reduces())
+        others = (load(name) for name in ("avx2", "portable"))  # the processor may know vectors of 16, but no bfloat16
+        known = (k for k in (kernels, *others) if k is not None and k.functions.skequinas_reduces())
+        self.reducing = next(known, None)
         self._known_orbits: dict[int, NDArray[np.int32]] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -152,11 +154,12 @@ class FusedConvolution:
         cosets, _, order = self.tables.shape
         autocast = torch.is_autocast_enabled("cpu")
         return (
-            can_be_told(x, weight, reduced=autocast and self.reduces)
+            can_be_told(weight)
+            and can_be_told(x, reduced=autocast)
             and x.dim() == 4
             and x.shape[1] == weight.shape[2] * cosets * order
             and (len(x) >= _FEWEST or not torch.is_grad_enabled())
-            and (not autocast or (self.reduces and torch.get_autocast_dtype("cpu") == torch.bfloat16))
+            and (not autocast or (self.reducing is not None and torch.get_autocast_dtype("cpu") == torch.bfloat16))
         )
 
     def __call__(self, x: Tensor, weight: Tensor) -> Tensor:
@@ -182,7 +185,7 @@ class FusedConvolution:
         shape = len(x), n_out * cosets * order, *x.shape[2:]
         y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
         job = self._job(x, y, n_in, n_out, reduced)
-        check(self.kernels.functions.skequinas_convolve(ctypes.byref(job), ctypes.c_void_p(kernel.data_ptr())))
+        check(self._functions(reduced).skequinas_convolve(ctypes.byref(job), ctypes.c_void_p(kernel.data_ptr())))
         return y
 
     def correlate(self, x: Tensor, grad: Tensor, n_in: int, n_out: int, *, reduced: bool = False) -> Tensor:
@@ -192,10 +195,15 @@ class FusedConvolution:
         gradient = torch.empty((n_out, cosets, n_in, cosets, n_taps, order), dtype=x.dtype, device=x.device)
         job = self._job(x, grad, n_in, n_out, reduced)
         job.gradient = gradient.data_ptr()
-        check(self.kernels.functions.skequinas_correlate(ctypes.byref(job)))
+        check(self._functions(reduced).skequinas_correlate(ctypes.byref(job)))
         entries = gradient.permute(1, 3, 4, 5, 0, 2).reshape(-1, n_out, n_in)
         found = entries.new_zeros if self.sampled else entries.new_empty
         return found(self.tables.n_rows, n_out, n_in).index_copy_(0, self.tables.rows, entries)
+
+    def _functions(self, reduced: bool) -> ctypes.CDLL:
+        found = self.reducing if reduced else self.kernels
+        assert found is not None  # it was asked whether it takes this
+        return found.functions
 
     def _orbits(self, n_fields: int) -> NDArray[np.int32]:
         """The channels of each orbit of so many fields."""

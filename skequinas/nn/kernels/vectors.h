@@ -36,7 +36,7 @@ namespace {
 typedef float V __attribute__((vector_size(LANES * 4)));
 
 // Keep a value that was read in a register, where it would be read again by every instruction that needs it.
-#if defined(__x86_64__) && LANES > 4
+#if (LANES == 16 && defined(__AVX512F__)) || (LANES == 8 && defined(__AVX__))
 #define KEPT(v) asm("" : "+v"(v))
 #else
 #define KEPT(v)
