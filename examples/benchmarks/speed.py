@@ -19,6 +19,7 @@ training of the chosen architecture), jobs (candidates one after the other and i
 from __future__ import annotations
 
 import argparse
+import copy
 import platform
 import resource
 import subprocess
@@ -293,6 +294,8 @@ def resnet(options: argparse.Namespace) -> None:
         "D4, the default": EquivariantNetwork(default),
     }
     actions = {name: training_step(network, batch, labels) for name, network in networks.items()}
+    for name, network in list(networks.items())[1:]:
+        actions[f"{name}, bfloat16"] = training_step(copy.deepcopy(network), batch, labels, torch.bfloat16)
     with nullcontext() if options.system_allocator else kept_memory():
         report("training step, batch 64", in_rounds(actions, options.rounds, 3))
 

@@ -310,8 +310,7 @@ class BaseEquivariantNAS(ExportMixin, CallbackSupportMixin, BaseEstimator, Param
         if device.type != "cpu":
             preprocessing, plain = copy.deepcopy(preprocessing).to(device), copy.deepcopy(plain).to(device)
         several = kept_memory() if len(images) > EVALUATION_BATCH else nullcontext()
-        exact = nullcontext() if device.type == "cpu" else full_precision()
-        with worker_threads(), several, exact, no_autocast(), torch.inference_mode():
+        with worker_threads(), several, full_precision(), no_autocast(), torch.inference_mode():
             respond = alone_or_not(plain, fast)
             parts = [self._respond(respond(preprocessing(x.to(device)))) for x in images.split(EVALUATION_BATCH)]
             outputs: NDArray[np.float64] = torch.cat(parts).double().cpu().numpy()

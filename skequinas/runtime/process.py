@@ -59,7 +59,7 @@ def _repeatable() -> AbstractContextManager[None]:
 
 @contextmanager
 def no_autocast() -> Iterator[None]:
-    """Full precision while the context lasts."""
+    """No autocast while the context lasts."""
     with ExitStack() as stack:
         for device_type in ("cpu", "cuda"):
             if torch.is_autocast_enabled(device_type):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -26,7 +25,7 @@ EVALUATION_BATCH = 128
 def evaluate(network: nn.Module, data: DataPart) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The loss and the error of every sample, in eval mode."""
     losses, errors = [], []
-    with torch.inference_mode(), nullcontext() if data.images.device.type == "cpu" else full_precision():
+    with torch.inference_mode(), full_precision():
         network = frozen(network)
         for rows in torch.arange(len(data), device=data.images.device).split(EVALUATION_BATCH):
             inputs, targets, _ = data.batch(rows)

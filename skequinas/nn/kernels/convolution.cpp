@@ -7,8 +7,8 @@
 //   gather    reads the orbits of a few positions for every tap, and transforms each;
 //   multiply  them by the blocks of the kernel, one for each representation of H;
 //   restore   transforms back, and writes.
-// A job may be `reduced`: what is multiplied is rounded to bfloat16 then, in pairs, where representations are. Maps,
-// transforms and sums are not.
+// A job may be `reduced`: what is multiplied is rounded to bfloat16, after the transforms, and taken in pairs. Maps,
+// transforms and sums stay as they are.
 // Results depend neither on the number of threads nor on which thread does what.
 
 #include "threads.h"
@@ -584,7 +584,7 @@ template <class A> inline void put(typename A::Weight *weights, int64_t depth, i
     if constexpr (A::each == 1)
         at = w;
     else
-        at |= rounded(w - V{})[0] << 16 * second;
+        at |= rounded(everywhere(w))[0] << 16 * second;
 }
 
 template <class H, class A> void pack(const Job &job, const float *kernel, typename A::Weight *blocks) {
