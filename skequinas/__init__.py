@@ -9,7 +9,7 @@ from skequinas.evidence import Evidence, LearnedSymmetry, ScoreTest, score_test,
 from skequinas.groups import PointGroup, Subgroup
 from skequinas.nn import Architecture, EquivariantNetwork, relax
 from skequinas.runtime.versions import show_versions
-from skequinas.search import DifferentiableSearch, EvolutionarySearch, NoSearch, RandomSearch
+from skequinas.search import DifferentiableSearch, EvolutionarySearch, NoSearch, RandomConstraints, RandomSearch
 from skequinas.training import FitProgress
 
 try:
@@ -30,6 +30,7 @@ __all__ = [
     "NoSearch",
     "OrbitDisplay",
     "PointGroup",
+    "RandomConstraints",
     "RandomSearch",
     "ScoreTest",
     "SearchDisplay",

@@ -20,13 +20,13 @@ __all__ = ["SearchDisplay"]
 
 
 class SearchDisplay:
-    """All candidates of a search: validation error against the number of parameters.
+    """All candidates of a search: their errors against parameters or generations, and how constraints were relaxed.
 
     Parameters
     ----------
     results : mapping of str to array-like of shape (n_candidates,)
-        The ``search_results_`` of an estimator, of which "n_parameters", "validation_score",
-        "validation_score_standard_error", "generation" and "constraints" are drawn.
+        The ``search_results_`` of an estimator, of which "n_parameters", "n_plain_parameters", "validation_score",
+        "validation_score_standard_error", "generation", "candidate", "parent" and "constraints" are drawn.
     chosen : int or None
         The row of the chosen candidate, if any.
 
@@ -36,25 +36,29 @@ class SearchDisplay:
     figure_ : matplotlib Figure
     front_ : ndarray of int
         The rows of the Pareto front, the fewest parameters first: no other candidate has as few parameters and as low
-        an error, and less of one.
+        an error, and less of one. With ``kind="parameters"`` alone.
+    lineage_ : ndarray of int
+        With the two other kinds: the rows of the chosen candidate and its ancestors, the first network first; those of
+        the one with the lowest error where none is chosen.
     """
 
     ax_: Axes
     figure_: Any
     front_: NDArray[np.int64]
+    lineage_: NDArray[np.int64]
 
     def __init__(self, results: Mapping[str, ArrayLike], chosen: int | None) -> None:
         self.results = results
         self.chosen = chosen
 
     @classmethod
-    def from_estimator(cls, estimator: BaseEquivariantNAS, *, ax: Axes | None = None) -> Self:
+    def from_estimator(cls, estimator: BaseEquivariantNAS, *, kind: str = "parameters", ax: Axes | None = None) -> Self:
         """Draw the search of a fitted estimator.
 
         Parameters
         ----------
         estimator : EquivariantNASClassifier or EquivariantNASRegressor
-        ax
+        kind, ax
             As in `plot`.
 
         Returns
@@ -69,15 +73,20 @@ class SearchDisplay:
         check_is_fitted(estimator)
         constraints = estimator.search_results_.get("constraints", np.array([], dtype=str))
         rows = np.flatnonzero(constraints == str(estimator.architecture_))
-        return cls(estimator.search_results_, int(rows[-1]) if len(rows) else None).plot(ax)
+        return cls(estimator.search_results_, int(rows[-1]) if len(rows) else None).plot(ax, kind=kind)
 
-    def plot(self, ax: Axes | None = None) -> Self:
+    def plot(self, ax: Axes | None = None, *, kind: str = "parameters") -> Self:
         """Draw it; candidates whose training diverged are left out.
 
         Parameters
         ----------
         ax : matplotlib Axes, optional
             Where to draw; None makes a figure.
+        kind : {"parameters", "generations", "constraints"}, default="parameters"
+            "parameters": validation error against the free parameters, with the Pareto front, and where the same
+            functions stand as plain layers. "generations": validation error by generation, each candidate joined to
+            its parent, and the lineage that led to the chosen one. "constraints": the constraint of every layer along
+            that lineage.
 
         Returns
         -------
@@ -88,6 +97,13 @@ class SearchDisplay:
         ValueError
             When there is no candidate to draw.
         """
+        draw = {
+            "parameters": self._plot_parameters,
+            "generations": self._plot_generations,
+            "constraints": self._plot_constraints,
+        }
+        if kind not in draw:
+            raise ValueError(f"kind={kind!r} is unknown. Use {', '.join(map(repr, draw))}.")
         error = 1 - np.asarray(self.results.get("validation_score", ()), dtype=float)
         rows = np.flatnonzero(np.isfinite(error))
         if not len(rows):
@@ -95,11 +111,58 @@ class SearchDisplay:
                 "There is no candidate to draw: search_results_ is empty, as after search='none'. Fit with "
                 "search='evolutionary', 'differentiable' or 'random'."
             )
+        self.ax_ = new_figure().subplots() if ax is None else ax
+        self.figure_ = self.ax_.figure
+        if kind != "parameters":
+            self.lineage_ = self._lineage(int(rows[np.argmin(error[rows])]) if self.chosen is None else self.chosen)
+        draw[kind](rows, error)
+        return self
+
+    def _lineage(self, row: int) -> NDArray[np.int64]:
+        """The rows of a candidate and its ancestors, the first of them first."""
+        places = {int(number): i for i, number in enumerate(np.asarray(self.results["candidate"]))}
+        parents, found = np.asarray(self.results["parent"]), [row]
+        while int(parents[found[0]]) in places:
+            found.insert(0, places[int(parents[found[0]])])
+        return np.array(found)
+
+    def _plot_generations(self, rows: NDArray[np.int64], error: NDArray[np.float64]) -> None:
+        from matplotlib.collections import LineCollection
+        from matplotlib.ticker import MaxNLocator
+
+        ax, generation = self.ax_, np.asarray(self.results["generation"], dtype=float)
+        points = np.column_stack([generation, error])
+        pairs = [self._lineage(int(row))[-2:] for row in rows]
+        lines = [points[pair] for pair in pairs if len(pair) == 2 and np.isfinite(points[pair]).all()]
+        ax.add_collection(LineCollection(lines, colors="0.75", linewidths=1, zorder=1))
+        ax.plot(*points[self.lineage_].T, color=VERMILLION, linewidth=2, label="led to the chosen one", zorder=2)
+        ax.scatter(generation[rows], error[rows], s=25, color="0.35", zorder=3)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.set(xlabel="Generation", ylabel="Validation error", title="Candidates of the search and their parents")
+        ax.legend(fontsize=9)
+
+    def _plot_constraints(self, rows: NDArray[np.int64], error: NDArray[np.float64]) -> None:
+        from matplotlib.colors import LogNorm
+
+        ax, constraints = self.ax_, np.asarray(self.results["constraints"])[self.lineage_]
+        names = np.array([str(own).split(",")[0].replace("| ", "").split() for own in constraints]).T
+        orders = np.vectorize(_order)(names)
+        picture = ax.imshow(orders, cmap="Blues", norm=LogNorm(1, max(2, orders.max())), aspect="auto")
+        bar = self.figure_.colorbar(picture, ax=ax, label="Order of the subgroup", ticks=np.unique(orders), format="%g")
+        bar.minorticks_off()
+        for (row, column), name in np.ndenumerate(names if names.size <= 120 else names[:0]):
+            colour = "white" if _order(name) ** 1.5 > orders.max() else "black"
+            ax.text(column, row, "mixed" if "+" in name else name, ha="center", va="center", fontsize=8, color=colour)
+        generation = np.asarray(self.results["generation"])[self.lineage_]
+        shown = range(0, len(generation), max(1, len(generation) // 15))
+        ax.set_xticks(shown, [str(generation[i]) for i in shown])
+        ax.set_yticks(range(len(names)), [*(f"layer {i + 1}" for i in range(len(names) - 1)), "head"])
+        ax.set(xlabel="Generation", title="Constraints on the way to the chosen candidate")
+
+    def _plot_parameters(self, rows: NDArray[np.int64], error: NDArray[np.float64]) -> None:
         names = ("n_parameters", "validation_score_standard_error", "generation")
         size, spread, generation = (np.asarray(self.results[name], dtype=float) for name in names)
-        self.front_ = rows[_front(size[rows], error[rows])]
-        self.ax_ = ax = new_figure().subplots() if ax is None else ax
-        self.figure_ = ax.figure
+        ax, self.front_ = self.ax_, rows[_front(size[rows], error[rows])]
         from matplotlib.ticker import MaxNLocator, NullFormatter, NullLocator
 
         ax.errorbar(size[rows], error[rows], spread[rows], fmt="none", ecolor="0.75", elinewidth=1, capsize=2, zorder=1)
@@ -107,6 +170,9 @@ class SearchDisplay:
         ax.plot(size[self.front_], error[self.front_], color="0.25", label=name, zorder=2)
         look: dict[str, Any] = {"cmap": "cividis", "s": 45, "edgecolor": "0.3", "linewidth": 0.7, "zorder": 3}
         dots = ax.scatter(size[rows], error[rows], c=generation[rows], **look)
+        plain = self.results.get("n_plain_parameters", ())  # results of before have none
+        for i, n in enumerate(np.unique(np.asarray(plain, dtype=float)[rows]) if len(plain) else ()):  # type: ignore[arg-type]
+            ax.axvline(n, color="0.6", linestyle=":", linewidth=1.5, label=None if i else "as plain layers", zorder=0)
         if self.chosen is not None:
             constraints = str(np.asarray(self.results["constraints"])[self.chosen])
             label = "chosen: " + ("mixture" if "+" in constraints else constraints)
@@ -123,7 +189,12 @@ class SearchDisplay:
         if size[rows].max() < 10 * size[rows].min():  # no more than one power of ten, so other numbers are needed
             ax.xaxis.set(major_locator=MaxNLocator(5), minor_locator=NullLocator())
         ax.xaxis.set(major_formatter="{x:,.0f}", minor_formatter=NullFormatter())
-        return self
+
+
+def _order(constraint: str) -> int:
+    """The order of the subgroup of this name; of a mixture, of the smallest."""
+    smallest = constraint.split("+")[-1]
+    return int(smallest[1:].split("(")[0]) * (2 if smallest[0] == "D" else 1)
 
 
 def _front(size: NDArray[np.float64], error: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -184,7 +184,8 @@ class SymmetryDisplay:
         layers, weights = list(self.learned.constraints), self.learned.layer_weights
         names = [h.name for h in PointGroup.from_name(self.learned.search_group).subgroups]
         if weights is not None:
-            shares = np.array([[weights[layer].get(name, 0.0) for layer in layers] for name in names])
+            names += ["skip"] * any("skip" in own for own in weights.values())
+            shares = np.array([[weights.get(layer, {}).get(name, 0.0) for layer in layers] for name in names])
             picture = ax.imshow(shares, cmap="Blues", vmin=0, aspect="auto")
             self.figure_.colorbar(picture, ax=ax, label="Learned share")
             for (row, column), share in np.ndenumerate(shares if shares.size <= 100 else shares[:0]):
@@ -208,8 +209,9 @@ class SymmetryDisplay:
                 "There is no history of shares to draw: only a differentiable search records one. Fit with "
                 "search='differentiable', or use kind='evidence' or kind='layers'."
             )
-        names = list(next(iter(history.values())))
-        curves = {layer: np.array([shares[name] for name in names]) for layer, shares in history.items()}
+        names = list(dict.fromkeys(name for shares in history.values() for name in shares))  # some layers have a skip
+        nothing = np.full(len(next(iter(history.values()))[names[0]]), np.nan)
+        curves = {layer: np.array([shares.get(name, nothing) for name in names]) for layer, shares in history.items()}
         legend: dict[str, Any] = {"fontsize": 8, "frameon": False, "ncols": 1 + len(names) // 25}
         labels = {"xlabel": "Course of the training (%)", "ylabel": "Share of the subgroup"}
         if ax is None:
@@ -220,7 +222,7 @@ class SymmetryDisplay:
             self.figure_.supxlabel(labels["xlabel"], fontsize=10)
             self.figure_.supylabel(labels["ylabel"], fontsize=10)
         else:
-            curves = {"Mean over the layers": np.mean(list(curves.values()), axis=0)}
+            curves = {"Mean over the layers": np.nanmean(list(curves.values()), axis=0)}
             self._draw_on(ax).set(**labels)
         from matplotlib.ticker import LogLocator, NullLocator
 

@@ -395,4 +395,5 @@ class BaseEquivariantNAS(ExportMixin, CallbackSupportMixin, BaseEstimator, Param
 
 def _columns(rows: list[dict[str, Any]]) -> dict[str, NDArray[Any]]:
     """Rows to columns."""
-    return {name: np.array([row[name] for row in rows]) for name in (rows[0] if rows else {})}
+    names = [name for name in (rows[0] if rows else {}) if name in rows[-1]]  # rows from files of before have fewer
+    return {name: np.array([row[name] for row in rows]) for name in names}

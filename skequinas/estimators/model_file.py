@@ -190,7 +190,7 @@ def _check_images(model: BaseEquivariantNAS) -> None:
 
 def _table_of_layers(table: Any, layers: dict[str, str], names: set[str], *, lists: bool) -> dict[str, Any]:
     """Numbers, or lists of numbers, for subgroups of every layer."""
-    if list(table) != list(layers) or not all(set(row) <= names for row in table.values()):
+    if list(table) != list(layers) or not all(set(row) <= names | {"skip"} for row in table.values()):
         raise ValueError(f"a table of layers has the rows {', '.join(map(str, table))}")
 
     def number(value: Any) -> Any:
@@ -210,7 +210,8 @@ def _restored_symmetry(values: dict[str, Any], architecture: Architecture) -> Le
         values["evidence"] = evidence_from_json(values["evidence"], group)
     for name in ("layer_weights", "layer_distances", "share_history"):
         if values[name] is not None:
-            values[name] = _table_of_layers(values[name], layers, names, lists=name == "share_history")
+            own = layers if name == "layer_distances" else dict(list(layers.items())[: len(architecture.chain)])
+            values[name] = _table_of_layers(values[name], own, names, lists=name == "share_history")
     sound = (
         values["search_group"] == group.name
         and values["group"] == architecture.symmetry.name
@@ -225,7 +226,8 @@ def _restored_symmetry(values: dict[str, Any], architecture: Architecture) -> Le
     if not sound:
         raise ValueError(f"what was learned does not belong to an architecture with the search group {group.name}")
     for name in ("layer_weights", "share_history"):
-        if values[name] and len({tuple(row) for row in values[name].values()}) > 1:
+        mixed = [tuple(h for h in row if h != "skip") for row in (values[name] or {}).values()]
+        if len(set(mixed)) > 1:
             raise ValueError("the layers of a mixture mix different subgroups")
     for name in ("measured_change", "effective_invariance"):
         if values[name] is not None:

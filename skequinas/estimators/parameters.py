@@ -93,8 +93,8 @@ class Parameters:
         ordinary CNN, always. "group" moves them by random elements of the symmetry that was found (with
         ``search="none"``, of the whole group) and trains the network without any constraint: what many would do instead
         of building a symmetry in. The search, which is to find out what the images look like, never moves any but
-        for the ordinary network that it may try in the end, nor is a learned mixture (``discretize=False``) trained
-        so.""",
+        for the ordinary network that it may try in the end, so neither does a search whose own network is the model
+        (``discretize=False``, ``final="evolved"``).""",
     )
     averaging: str = _parameter(
         "auto",
@@ -269,8 +269,8 @@ n_parameters_ : int
 augmentation_ : str
     By what the images of the final training were moved at random, in words; "nothing" where they were not.
 history_ : dict of ndarray
-    The final training: one entry for each epoch; its loss is that of smoothed labels and moved images. Empty where a
-    learned mixture is the model.
+    The final training: one entry for each epoch; its loss is that of smoothed labels and moved images. Empty where the
+    search trained the model (``discretize=False``, ``final="evolved"``).
 search_results_ : dict of ndarray
     One entry for each candidate of the search: constraints, parent, generation, parameters, validation score,
     seconds. Empty without a search.

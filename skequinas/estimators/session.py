@@ -269,8 +269,8 @@ class Session:
         """
         chosen = self.search.result()
         architecture = self.search.architecture_ if chosen is None else chosen.architecture
-        if chosen is not None and architecture.is_mixed:
-            self.network = chosen.network  # the learned mixture itself is the model
+        if chosen is not None and (architecture.is_mixed or self.search.keeps_network):
+            self.network = self._with_own_statistics(chosen.network)  # what the search trained is the model itself
             return
         symmetry = architecture.symmetry
         if always_averaged or augment == "group":
@@ -363,6 +363,12 @@ class Session:
         candidates = candidate_moves(chosen.architecture.symmetry, *chosen.architecture.image_shape)
         return borne_moves(chosen.network, self.validation, candidates, self.seed)
 
+    def _with_own_statistics(self, network: EquivariantNetwork) -> EquivariantNetwork:
+        """A network of the search, whose batch norms have the statistics of data if it was projected just now."""
+        if all(network is not e.network for e in self.search.kept):
+            refresh_statistics(network, self.split.whole, self.training.batch_size)
+        return network
+
     def keep_best(self) -> bool:
         """After an interruption: the best of all networks evaluated, the one in training and an earlier fit's.
 
@@ -371,8 +377,8 @@ class Session:
         self.interrupted = True
         chosen = self.search.result()
         networks = [] if chosen is None else [chosen.network]
-        if chosen is not None and all(chosen.network is not e.network for e in self.search.kept):
-            refresh_statistics(chosen.network, self.split.whole, self.training.batch_size)  # it was projected just now
+        if chosen is not None:
+            self._with_own_statistics(chosen.network)
         if self.search.best is not None:
             networks.append(self.search.best.network)
         if self.history:

@@ -58,8 +58,8 @@ def check_averaging(asked: Parameters, search: Search, group: PointGroup) -> Non
     if search.keeps_network and (asked.averaging == "always" or asked.augment == "group"):
         name = "averaging='always'" if asked.averaging == "always" else "augment='group'"
         raise ValueError(
-            f"{name} trains an ordinary network in the end, but {search!r} makes the mixture that it learns the model. "
-            "Set averaging='none' and augment='none', or discretize=True."
+            f"{name} trains an ordinary network in the end, but {search!r} makes what it trained itself the model. "
+            "Set averaging='auto' and augment='auto', or discretize=True or final='retrain' in the search."
         )
     if asked.averaging == "always" and not group.acts_on_pixels:
         raise ValueError(

@@ -320,9 +320,9 @@ class LearnedSymmetry:
         rows = [{"layer": escape(layer), "constraint": escape(c)} for layer, c in self.constraints.items()]
         columns = ["layer", "constraint"]
         if self.layer_weights is not None:
-            for row, shares in zip(rows, self.layer_weights.values(), strict=True):
-                row.update({name: f"{share:.2f}" for name, share in shares.items()})
-            columns = list(rows[0])
+            for row, layer in zip(rows, self.constraints, strict=True):
+                row.update({name: f"{share:.2f}" for name, share in self.layer_weights.get(layer, {}).items()})
+            columns = list(dict.fromkeys(name for row in rows for name in row))
         title = "Constraint of every layer" + ("" if self.layer_weights is None else ", and the learned shares")
         return "\n".join([*parts, _table(title, columns, rows)])
 
@@ -341,5 +341,5 @@ def _plain(value: Any) -> Any:
 def _table(title: str, columns: list[str], rows: Sequence[Mapping[str, str]]) -> str:
     """A table of HTML whose cells are HTML already."""
     head = "".join(f"<th>{escape(column)}</th>" for column in columns)
-    body = "".join("<tr>" + "".join(f"<td>{row[column]}</td>" for column in columns) + "</tr>" for row in rows)
+    body = "".join("<tr>" + "".join(f"<td>{row.get(column, '')}</td>" for column in columns) + "</tr>" for row in rows)
     return f"<table><caption>{escape(title)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

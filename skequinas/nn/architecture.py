@@ -37,7 +37,7 @@ class Architecture:
         For each hidden layer: its fields, the odd side of its kernel, whether it pools.
     constraints : tuple of Subgroup, or of tuples of them
         One for each hidden layer and, last, one for the head; a tuple of subgroups makes a mixed layer. Empty (the
-        default) stands for G everywhere. Names such as "C4" are understood too.
+        default) stands for G everywhere, but for a free head. Names such as "C4" are understood too.
     hidden : int, default=64
         Units of a dense layer between the head's constrained layer, whose outputs are invariant, and the outputs.
         With 0 the constrained layer gives the outputs itself.
@@ -58,6 +58,12 @@ class Architecture:
         In evaluation the outputs are averaged over the images moved by all elements of this subgroup, so that the
         function is invariant to it whatever the constraints are. It must contain the intersection of these, and map the
         pixel grid to itself. What the constraints have by themselves stands as None afterwards.
+    head : {"constrained", "free"}, default="constrained"
+        A head that is free is C1 always, takes no part in searches, and with it the function has no symmetry, whatever
+        the layers have: so it is in the networks that were published.
+    skips : bool, default=False
+        Whether mixed layers mix their input in as well, where it has as many fields as come out, or a divisor of that,
+        and pixels are the basis.
 
     Examples
     --------
@@ -83,6 +89,8 @@ class Architecture:
     shortcuts: tuple[int, ...] = ()
     statistics: str = "mean"
     averaged: Subgroup | None = None
+    head: str = "constrained"
+    skips: bool = False
 
     def __post_init__(self) -> None:
         def put(name: str, value: object) -> None:
@@ -110,13 +118,18 @@ class Architecture:
         put("kernel_sizes", tuple(index(k) for k in self.kernel_sizes))
         put("pools", tuple(bool(p) for p in self.pools))
         n = len(self.fields)
-        constraints = self.constraints or (self.group.whole,) * (n + 1)
+        if self.head not in ("constrained", "free"):
+            raise ValueError(f"head={self.head!r} must be 'constrained' or 'free'.")
+        of_head = self.group.trivial if self.head == "free" else self.group.whole
+        constraints = self.constraints or (*(self.group.whole,) * n, of_head)
         put("constraints", tuple(_parse_constraint(self.group, c) for c in constraints))
         if not n == len(self.kernel_sizes) == len(self.pools) == len(self.constraints) - 1:
             raise ValueError(
                 f"fields={self.fields}, kernel_sizes={self.kernel_sizes} and pools={self.pools} must have one entry "
                 f"for each hidden layer, and constraints ({len(self.constraints)} given) one more, for the head."
             )
+        if self.head == "free" and self.constraints[-1] != self.group.trivial:
+            raise ValueError(f"head='free' is C1 always, and the last of constraints is {self.constraint_names[-1]}.")
         if n == 0 or min(self.fields) < 1 or min(*self.image_shape, self.in_channels, self.n_outputs) < 1:
             raise ValueError(f"{self!r} needs at least one layer, and at least one of everything in it.")
         if not all(k > 0 and k % 2 for k in self.kernel_sizes):
@@ -172,6 +185,11 @@ class Architecture:
         return len(self.constraints)
 
     @property
+    def chain(self) -> tuple[Constraint, ...]:
+        """The constraints that a search may change: all, or all but that of a head that is free."""
+        return self.constraints[:-1] if self.head == "free" else self.constraints
+
+    @property
     def layer_names(self) -> tuple[str, ...]:
         """A name for each constraint: layer 1, layer 2, ..., head."""
         return (*(f"layer {i + 1}" for i in range(len(self.fields))), "head")
@@ -195,6 +213,22 @@ class Architecture:
     def n_parameters(self) -> int:
         """The number of free parameters of the network."""
         return sum(_layer_parameters(self, i) for i in range(self.n_layers))
+
+    @cached_property
+    def n_plain_parameters(self) -> int:
+        """The number of parameters of the same function as plain layers, with batch norm folded in."""
+        order, shapes = self.group.order, [self.layer_shape(i) for i in range(self.n_layers)]
+        widths = [
+            (s["in_fields"] * order ** s["regular_in"], s["out_fields"] * order ** s["regular_out"]) for s in shapes
+        ]
+        counts = (n_out * (n_in * s["kernel_size"] ** 2 + 1) for (n_in, n_out), s in zip(widths, shapes, strict=True))
+        return int(sum(counts)) + ((self.hidden + 1) * self.n_outputs if self.hidden else 0)
+
+    def has_skip(self, layer: int) -> bool:
+        """Whether a layer, if it is mixed, mixes its input in."""
+        shape = self.layer_shape(layer)
+        regular = shape["regular_in"] and shape["regular_out"]
+        return self.skips and regular and shape["out_fields"] % shape["in_fields"] == 0 and self.basis == "pixel"
 
     def with_constraints(self, constraints: tuple[Constraint, ...]) -> Architecture:
         """The same shape with other constraints."""
@@ -264,6 +298,8 @@ class Architecture:
             "shortcuts": list(self.shortcuts),
             "statistics": self.statistics,
             "averaged": None if self.averaged is None else self.averaged.name,
+            "head": self.head,
+            "skips": self.skips,
         }
 
     @staticmethod
@@ -330,4 +366,4 @@ def _layer_parameters(architecture: Architecture, layer: int) -> int:
     if not shape["regular_out"] and architecture.hidden:
         count += (architecture.hidden + 1) * architecture.n_outputs
     mixes = isinstance(architecture.constraints[layer], tuple)
-    return int(count + (len(subgroups) if mixes else 0))
+    return int(count + (len(subgroups) + architecture.has_skip(layer) if mixes else 0))

@@ -263,9 +263,14 @@ class MixedGroupConv2d(EquivariantConv2d):
         As in `GroupConv2d`.
     favour : float, default=2.0
         How far the first logit starts above the others, which start at ``-favour``.
+    skip : bool, default=False
+        Whether the layer mixes its input in as well, with a share of its own, the last: the fields that go in, again
+        from the first on where more come out. That is a kernel too, of ones at its centre, so it costs no convolution.
     """
 
     norms: Tensor
+    input_rows: Tensor
+    skip: bool = False  # layers that were pickled before there was any have none
 
     def __init__(
         self,
@@ -275,18 +280,39 @@ class MixedGroupConv2d(EquivariantConv2d):
         kernel_size: int,
         *,
         favour: float = 2.0,
+        skip: bool = False,
         **options: object,
     ) -> None:
         super().__init__(constraints, in_fields, out_fields, kernel_size, **options)  # type: ignore[arg-type]
-        self.logits = nn.Parameter(torch.full((len(self.constraints),), -float(favour)))
+        self.skip = skip
+        self.logits = nn.Parameter(torch.full((len(self.constraints) + skip,), -float(favour)))
         with torch.no_grad():
             self.logits[0] = 0.0
             self.register_buffer("norms", self.weights.norms())
+            if skip:
+                self.register_buffer("input_rows", self._input_rows(), persistent=False)
+
+    def _input_rows(self) -> Tensor:
+        """The coefficients of the kernel that gives the input itself."""
+        space = self.weights.spaces[0]
+        regular = self.regular_in and self.regular_out
+        if not regular or self.out_fields % self.in_fields or self.basis != "pixel":
+            raise ValueError(
+                f"skip=True needs fields in and out, as many or a multiple, in the pixel basis, and the layer has "
+                f"{self.extra_repr()}, regular_in={self.regular_in}, regular_out={self.regular_out}, "
+                f"basis={self.basis!r}. Set skip=False."
+            )
+        kernel = torch.zeros(self.out_fields * space.multiplicity_out, self.in_fields * space.multiplicity_in)
+        kernel[torch.arange(len(kernel)), torch.arange(len(kernel)) % kernel.shape[1]] = 1.0
+        centre = self.kernel_size // 2
+        return space.coefficients(F.pad(kernel[..., None, None], (centre,) * 4))
 
     def shares(self) -> Tensor:
-        """The share z of every subgroup, of shape (n_constraints,)."""
-        return self.logits.softmax(0)
+        """The share z of every subgroup, of shape (n_constraints,); without skip their sum is 1."""
+        return self.logits.softmax(0)[: len(self.constraints)]
 
     def _rows(self, weights: _OrbitWeights) -> Tensor:
         rows: Tensor = weights(self.shares(), self.norms if weights is self.weights else None)
+        if self.skip and weights is self.weights:
+            rows = rows + (1 - self.shares().sum()) * self.input_rows
         return rows

@@ -247,13 +247,24 @@ class EquivariantNetwork(nn.Module):
         return network
 
     def shares(self) -> dict[str, dict[str, float]]:
-        """The share of every subgroup in every mixed layer, by name."""
+        """The share of every subgroup in every mixed layer, by name, and that of its input if it has one, "skip"."""
         layers = zip(self.architecture.layer_names, self.convolutions, strict=True)
         return {
             name: {h.name: z for h, z in zip(layer.constraints, layer.shares().tolist(), strict=True)}
+            | ({"skip": layer.logits.softmax(0)[-1].item()} if layer.skip else {})
             for name, layer in layers
             if isinstance(layer, MixedGroupConv2d)
         }
+
+    @torch.no_grad()
+    def start_mixtures(self, favour: float, generator: torch.Generator | None = None) -> None:
+        """Set the logits of mixed layers: the first so far above the others or, with a generator, all from N(0, 1)."""
+        for layer in self.convolutions:
+            if isinstance(layer, MixedGroupConv2d) and generator is not None:
+                layer.logits.normal_(generator=generator)
+            elif isinstance(layer, MixedGroupConv2d):
+                layer.logits.fill_(-favour)
+                layer.logits[0] = 0.0
 
     @torch.no_grad()
     def to_plain(self) -> nn.Sequential:
@@ -282,7 +293,7 @@ class EquivariantNetwork(nn.Module):
 def _conv(architecture: Architecture, layer: int, generator: torch.Generator | None) -> EquivariantConv2d:
     constraint, shape = architecture.constraints[layer], architecture.layer_shape(layer)
     if isinstance(constraint, tuple):
-        return MixedGroupConv2d(constraint, **shape, generator=generator)
+        return MixedGroupConv2d(constraint, **shape, skip=architecture.has_skip(layer), generator=generator)
     return GroupConv2d(constraint, **shape, generator=generator)
 
 
@@ -323,7 +334,7 @@ def inherit(parent: EquivariantNetwork, architecture: Architecture) -> Equivaria
     Each layer is relaxed where its new constraint is contained in the old one, which keeps its function, and
     otherwise projected onto the new constraint.
     """
-    free: dict[str, Any] = {"constraints": (), "averaged": None}
+    free: dict[str, Any] = {"constraints": (), "averaged": None, "skips": False}
     if replace(architecture, **free) != replace(parent.architecture, **free):
         raise ValueError(
             f"A network of {parent.architecture!r} cannot give its weights to {architecture!r}: other shape."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 
@@ -187,9 +188,24 @@ def paper_architecture(
     *,
     basis: str = "auto",
     circular_mask: bool | None = None,
+    head: str = "constrained",
 ) -> Architecture:
-    """The network of the paper: 8 layers of 16 and 32 fields with kernel 5."""
+    """The network of the paper: 8 layers of 16 and 32 fields with kernel 5, pooling after the layers 3, 5 and 7.
+
+    Images of 64 pixels and more are pooled after the sixth too, and have a dense layer of 128 units behind the head.
+    What was published differs in that its dense layer sees the last maps without group pooling (``head="free"`` is
+    that), has exponential linear units, and in batch norm by channel instead of by field.
+
+    Parameters
+    ----------
+    group, image_size, in_channels, n_outputs, basis, circular_mask
+        As in `default_architecture`.
+    head : {"constrained", "free"}, default="constrained"
+        As in `Architecture`. It was free in the networks that were published.
+    """
+    large = _side(image_size) >= 64
     fields = (16, 16, 16, 16, 32, 32, 32, 32)
-    pools = tuple(i in (1, 3, 5) for i in range(8))
+    pools = tuple(i in (2, 4, 6) or (large and i == 5) for i in range(8))
     shape = image_size, in_channels, n_outputs, fields, (5,) * 8, pools
-    return Architecture(parse_group(group), *shape, basis=basis, circular_mask=circular_mask)
+    options: dict[str, Any] = {"hidden": 128 if large else 64, "basis": basis, "circular_mask": circular_mask}
+    return Architecture(parse_group(group), *shape, head=head, **options)

@@ -1,7 +1,7 @@
 """Searches over the constraints of a network, and the loop that drives any of them. A file adds a strategy."""
 
 from skequinas.search.base import Search
-from skequinas.search.baselines import NoSearch, RandomSearch
+from skequinas.search.baselines import NoSearch, RandomConstraints, RandomSearch
 from skequinas.search.differentiable import DifferentiableSearch
 from skequinas.search.driver import run_search
 from skequinas.search.evaluation import Evaluation, Proposal, choose
@@ -14,6 +14,7 @@ __all__ = [
     "EvolutionarySearch",
     "NoSearch",
     "Proposal",
+    "RandomConstraints",
     "RandomSearch",
     "Search",
     "choose",

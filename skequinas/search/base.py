@@ -230,7 +230,10 @@ class Search(TwoWays, BaseEstimator):
 
     @property
     def keeps_network(self) -> bool:
-        """Whether the network of the result is the model, so that none is trained from the start."""
+        """Whether the network of the result is the model, so that none is trained from the start.
+
+        Then its first network is evaluated even where the time was up before its training ended.
+        """
         return False
 
     def proposal(

@@ -1,15 +1,16 @@
-"""The controls: a search that looks nowhere, and one that looks at random."""
+"""The controls: a search that looks nowhere, one that draws constraints, and one that looks at random."""
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
+from skequinas.groups import Subgroup
 from skequinas.nn.architecture import Architecture
 from skequinas.search.base import Search
 from skequinas.search.evaluation import Evaluation, Proposal
 from skequinas.search.evolutionary import EvolutionarySearch
 
-__all__ = ["NoSearch", "RandomSearch"]
+__all__ = ["NoSearch", "RandomConstraints", "RandomSearch"]
 
 
 class NoSearch(Search):
@@ -21,6 +22,30 @@ class NoSearch(Search):
     def propose(self) -> list[Proposal]:
         """Nothing."""
         return []
+
+
+class RandomConstraints(NoSearch):
+    """No search: constraints drawn once, of which each contains the next, from the image to the head.
+
+    All such chains of subgroups are as likely; the network is then trained as any fixed one. It is the control for what
+    a search finds: whether its constraints are better than any. Those of the architecture do not matter; a head that
+    is free stays so.
+    """
+
+    def start(self, architecture: Architecture, *args: Any, **options: Any) -> Self:
+        """Begin with constraints drawn by the seed, as `Search.start`."""
+        super().start(architecture, *args, **options)
+        subgroups = architecture.group.subgroups
+        ways = [dict.fromkeys(subgroups, 1)]  # how many chains of 1, 2, ... subgroups begin with each
+        for _ in architecture.chain[1:]:
+            ways.append({h: sum(ways[-1][k] for k in h.subgroups) for h in subgroups})
+        rng, chain = self.rng("chain"), list[Subgroup]()
+        for counts in reversed(ways):
+            choices = chain[-1].subgroups if chain else subgroups
+            total = sum(counts[h] for h in choices)
+            chain.append(choices[rng.choice(len(choices), p=[counts[h] / total for h in choices])])
+        self.architecture_ = architecture.with_constraints((*chain, *architecture.constraints[len(chain) :]))
+        return self
 
 
 class RandomSearch(EvolutionarySearch):

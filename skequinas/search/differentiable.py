@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from skequinas.groups import PointGroup, Subgroup
-from skequinas.nn.architecture import Architecture
+from skequinas.nn.architecture import Architecture, Constraint
 from skequinas.nn.layers import EquivariantConv2d, MixedGroupConv2d
 from skequinas.search.base import Search
 from skequinas.search.evaluation import Evaluation, Proposal
@@ -43,14 +43,28 @@ class DifferentiableSearch(Search):
         errors tells how long it pays (without ``max_epochs``, unless the mixture is the model).
     epochs_per_generation : float or None, default=None
         Length of the training after tightening; None is a quarter of a full training.
+    optimizer : {"muon", "adamw", "sgd"} or None, default=None
+        For the weights of the mixture; None is that of a full training.
     learning_rate : float or None, default=None
-        For the weights (Adam); None is that of a full training.
+        For the weights; None is that of a full training.
     schedule : {"one_cycle", "constant"}, default="one_cycle"
         For the weights of the mixture.
     alpha_learning_rate : float, default=0.01
         For the alphas (Adam).
     alpha_interval : int, default=4
         Steps of the weights for each step of the alphas.
+    alpha_data : {"validation", "training"}, default="validation"
+        What the alphas are trained on: a third of the validation part, or other mini-batches of the training part, as
+        was published. Those learn by heart together with the weights.
+    favour : float, default=2.0
+        How far the alpha of the whole group starts above the others. With 0 all shares are equal at the start, as was
+        published.
+    skip : bool, default=False
+        Whether layers mix in what goes into them as well, where as many fields come out, or a multiple, and pixels are
+        the basis. When a mixture is tightened, that share goes into the constrained kernel.
+    alphas : {"learned", "permuted", "drawn"}, default="learned"
+        The controls of the paper: with "permuted" the gradient of an alpha goes to another one of its layer at random,
+        "drawn" takes alphas from the normal distribution and leaves them as they are.
     discretize : bool, default=True
         False makes the learned mixture itself the result, as in the paper.
     tolerance : float, default=1.0
@@ -62,18 +76,24 @@ class DifferentiableSearch(Search):
     References
     ----------
     Maile, Wilson and Forré, Equivariance-aware Architectural Optimization of Neural Networks, ICLR 2023. Its
-    settings are ``DifferentiableSearch(mixture_epochs=50, learning_rate=1e-3, schedule="constant",
-    alpha_learning_rate=1e-3, alpha_interval=1, discretize=False)``.
+    settings, with ``label_smoothing=0`` in the estimator and a free head in its architecture, are
+    ``DifferentiableSearch(mixture_epochs=50, optimizer="adamw", learning_rate=1e-3, schedule="constant",
+    alpha_learning_rate=1e-3, alpha_interval=1, alpha_data="training", favour=0, discretize=False)``.
     """
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "subgroups": [StrOptions({"all", "chain"}), "array-like"],
         "mixture_epochs": [Interval(Real, 0, None, closed="neither"), None],
         "epochs_per_generation": [Interval(Real, 0, None, closed="neither"), None],
+        "optimizer": [StrOptions({"muon", "adamw", "sgd"}), None],
         "learning_rate": [Interval(Real, 0, None, closed="neither"), None],
         "schedule": [StrOptions({"one_cycle", "constant"})],
         "alpha_learning_rate": [Interval(Real, 0, None, closed="neither")],
         "alpha_interval": [Interval(Integral, 1, None, closed="left")],
+        "alpha_data": [StrOptions({"validation", "training"})],
+        "favour": [Interval(Real, None, None, closed="neither")],
+        "skip": ["boolean"],
+        "alphas": [StrOptions({"learned", "permuted", "drawn"})],
         "discretize": ["boolean"],
         "tolerance": [Interval(Real, 0, None, closed="left")],
         "level": [Interval(Real, 0.001, 0.5, closed="both")],
@@ -85,10 +105,15 @@ class DifferentiableSearch(Search):
         *,
         subgroups: str | Sequence[str] = "all",
         epochs_per_generation: float | None = None,
+        optimizer: str | None = None,
         learning_rate: float | None = None,
         schedule: str = "one_cycle",
         alpha_learning_rate: float = 0.01,
         alpha_interval: int = 4,
+        alpha_data: str = "validation",
+        favour: float = 2.0,
+        skip: bool = False,
+        alphas: str = "learned",
         discretize: bool = True,
         tolerance: float = 1.0,
         level: float = 0.01,
@@ -96,10 +121,15 @@ class DifferentiableSearch(Search):
         self.mixture_epochs = mixture_epochs
         self.subgroups = subgroups
         self.epochs_per_generation = epochs_per_generation
+        self.optimizer = optimizer
         self.learning_rate = learning_rate
         self.schedule = schedule
         self.alpha_learning_rate = alpha_learning_rate
         self.alpha_interval = alpha_interval
+        self.alpha_data = alpha_data
+        self.favour = favour
+        self.skip = skip
+        self.alphas = alphas
         self.discretize = discretize
         self.tolerance = tolerance
         self.level = level
@@ -110,7 +140,7 @@ class DifferentiableSearch(Search):
         mixture = length if self.mixture_epochs is None else self.mixture_epochs
         tightened = length / 4 if self.epochs_per_generation is None else self.epochs_per_generation
         # a step of the alphas takes about as long as one of the weights
-        mixture *= self.mixed_cost_ * (1 + 1 / self.alpha_interval)
+        mixture *= self.mixed_cost_ * (1 + (self.alphas != "drawn") / self.alpha_interval)
         return (mixture + self.discretize * 3 * tightened) / self.epochs_
 
     @property
@@ -132,8 +162,13 @@ class DifferentiableSearch(Search):
         return self.discretize
 
     def check_start(self, architecture: Architecture) -> None:
-        """Refuse an architecture that is constrained to anything but the whole group."""
-        if set(architecture.constraints) != {architecture.group.whole}:
+        """Refuse an architecture that is constrained to anything but the whole group, but for a free head."""
+        if architecture.head == "free" and self.discretize:
+            raise ValueError(
+                "architecture has head='free', so that its function has no symmetry, and the mixture is to be tightened"
+                " to what the search finds. Set discretize=False, or head='constrained'."
+            )
+        if set(architecture.chain) != {architecture.group.whole}:
             raise ValueError(
                 f"architecture has the constraints {architecture}, but a differentiable search mixes all subgroups in "
                 f"every layer. Leave its constraints out, or use search='evolutionary' or 'none'."
@@ -145,16 +180,21 @@ class DifferentiableSearch(Search):
         training = replace(self.training_, learning_rate=rate)
         start, group = self.architecture_, self.architecture_.group
         if self.generation_ == 0:
-            mixed = start.with_constraints((self._mixed(group),) * start.n_layers)
+            n_free = start.n_layers - len(start.chain)  # a free head is not mixed
+            constraints: tuple[Constraint, ...] = (self._mixed(group),) * len(start.chain) + (group.trivial,) * n_free
+            mixed = replace(start, constraints=constraints, skips=self.skip)
             training = replace(
                 training,
+                optimizer=training.optimizer if self.optimizer is None else self.optimizer,
                 schedule=self.schedule,
                 weight_decay=0.0,  # the norms of a mixture's weights are fixed
                 alpha_learning_rate=self.alpha_learning_rate,
                 alpha_interval=self.alpha_interval,
+                alphas=self.alphas,
             )
             epochs = self.epochs_ if self.mixture_epochs is None else self.mixture_epochs
-            return [replace(self.proposal(mixed, epochs, training), probe=True, by_curve=self._by_curve)]
+            proposal = replace(self.proposal(mixed, epochs, training), favour=self.favour, alpha_data=self.alpha_data)
+            return [replace(proposal, probe=True, by_curve=self._by_curve)]
         if self.generation_ > 1 or not self.discretize or not self.population_:
             return []
         mixture, symmetry = self.population_[0], self.symmetry_

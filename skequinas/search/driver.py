@@ -77,7 +77,7 @@ def run_search(
                 p,
                 None if p.parent is None else parents[p.parent],
                 monitor.deadline,
-                search.keeps_network,
+                search.keeps_network and not search.population_,
                 replace(search.moves_ or Moves(), elements=p.architecture.averaged) if p.like_the_model else Moves(),
             )
             for p in proposals
@@ -88,7 +88,7 @@ def run_search(
             if trouble == _INTERRUPTED:
                 search.pending_.append(evaluation)
                 raise KeyboardInterrupt
-            if evaluation.diverged and monitor.out_of_time() and not search.keeps_network:
+            if evaluation.diverged and monitor.out_of_time() and (search.population_ or not search.keeps_network):
                 cut_off = True
             else:
                 search.pending_.append(evaluation)
@@ -167,13 +167,16 @@ def _evaluation(task: _Task, data: DataPart, validation: DataPart, stop: Callabl
     if task.parent is None:
         generator = torch.Generator().manual_seed(proposal.seed)
         network = EquivariantNetwork(proposal.architecture, generator)
+        network.start_mixtures(proposal.favour, generator if proposal.training.alphas == "drawn" else None)
     else:
         network = inherit(task.parent, proposal.architecture)
     network.to(data.images.device, torch.float32)
     if task.parent is not None and not proposal.architecture.relaxes(task.parent.architecture):
         refresh_statistics(network, data, proposal.training.batch_size, seed=proposal.seed)
     losses, errors = (np.full(len(validation), np.inf) for _ in range(2))
-    for_alphas, unseen = _parted(validation, proposal.seed) if proposal.architecture.is_mixed else (None, validation)
+    for_alphas, unseen = (data if proposal.architecture.is_mixed else None), validation
+    if for_alphas is not None and proposal.alpha_data == "validation" and proposal.training.alphas != "drawn":
+        for_alphas, unseen = _parted(validation, proposal.seed)
     longest = proposal.epochs * (GREATEST_SHARE if proposal.by_curve else 1.0)
     history = _ShareHistory(network, n_steps(len(data), longest, proposal.training.batch_size))
 

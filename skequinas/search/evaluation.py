@@ -47,6 +47,10 @@ class Proposal:
         Whether it is the second way to a symmetry: no constraints, images moved at random, outputs averaged.
     again : bool, default=False
         Whether it is the chosen network, trained anew as the ordinary one of the second way, to be compared with it.
+    favour : float, default=2.0
+        How far the first logit of a mixed layer starts above the others.
+    alpha_data : {"validation", "training"}, default="validation"
+        Which part of the data the logits of mixed layers are trained on.
     """
 
     number: int
@@ -61,6 +65,8 @@ class Proposal:
     toward: Subgroup | None = None
     ordinary: bool = False
     again: bool = False
+    favour: float = 2.0
+    alpha_data: str = "validation"
 
     @property
     def like_the_model(self) -> bool:
@@ -135,6 +141,7 @@ class Evaluation:
             "constraints": str(self.architecture),
             "symmetry": self.architecture.symmetry.name,
             "n_parameters": self.architecture.n_parameters,
+            "n_plain_parameters": self.architecture.n_plain_parameters,
             "epochs": self.proposal.epochs,
             "validation_score": 1.0 - error,
             "validation_score_standard_error": standard_error,

@@ -27,7 +27,7 @@ class EvolutionarySearch(Search):
     relaxed to the constraint of the layer after it. Children inherit the weights through the equivariance
     relaxation morphism, so they start from their parent's function. All are trained for a while on the same
     mini-batches. The next parents are the Pareto front of validation error and number of parameters, filled up by
-    validation error.
+    validation error, or what else ``selection`` says.
 
     A guided search (not in the paper) begins further down and comes back up. Its first network has a head that is free
     to break every symmetry, behind layers that have them all; held-out images tell which symmetries it is right
@@ -49,7 +49,17 @@ class EvolutionarySearch(Search):
         the curve of held-out errors tells how long it pays (without ``max_epochs``). Before a network has learned to
         use what breaks a symmetry it cannot be asked.
     population_size : int, default=4
-        In a search that is not guided: parents of a generation, at least; the Pareto front is never cut.
+        In a search that is not guided: parents of a generation, at least; a Pareto front is never cut.
+    selection : {"pareto", "two fronts", "accuracy"}, default="pareto"
+        In a search that is not guided: who the next parents are. The Pareto front of validation error and number of
+        parameters; that and the front of what is behind it; or those of the lowest error alone. Where the fronts are
+        smaller than the population, those of the lowest error fill it up.
+    unique : bool, default=True
+        In a search that is not guided: whether an architecture that several parents lead to, or that is a parent
+        itself, is tried once. With False each gives its own weights, and all of them may survive.
+    final : {"retrain", "evolved"}, default="retrain"
+        Whether the architecture that was chosen is trained anew from the start on all data, or the network that evolved
+        is the model, as the search trained it on its part of the data.
     guided : bool, default=True
         False explores all symmetries by relaxation alone, and chooses by validation loss.
     call_level : float or None, default=0.05
@@ -66,6 +76,8 @@ class EvolutionarySearch(Search):
         Whether a relaxation that was tried and did not survive may be tried again.
     optimizer : {"muon", "adamw", "sgd"} or None, default=None
         None is that of a full training.
+    momentum : float, default=0.9
+        That of "sgd", Nesterov's unless it is 0.
     learning_rate : float or None, default=None
         None is that of a full training for the first network, and 0.3 of it for the generations. The first network of
         a guided search is always trained as in a full training.
@@ -81,9 +93,10 @@ class EvolutionarySearch(Search):
     References
     ----------
     Maile, Wilson and Forré, Equivariance-aware Architectural Optimization of Neural Networks, ICLR 2023. Its
-    settings, with ``weight_decay=0`` in the estimator, are ``EvolutionarySearch(n_generations=50,
-    epochs_per_generation=0.2, warmup_epochs=0.2, population_size=5, guided=False, moves="all", revisit=True,
-    optimizer="sgd", learning_rate=0.05, schedule="constant")``.
+    settings, with ``weight_decay=0, label_smoothing=0`` in the estimator and a free head in its architecture, are
+    ``EvolutionarySearch(n_generations=50, epochs_per_generation=0.2, warmup_epochs=0.2, population_size=5,
+    selection="accuracy", unique=False, final="evolved", guided=False, moves="all", revisit=True, optimizer="sgd",
+    momentum=0, learning_rate=0.05, schedule="constant", tolerance=0)``.
     """
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
@@ -92,12 +105,16 @@ class EvolutionarySearch(Search):
         "warmup_epochs": [Interval(Real, 0, None, closed="neither"), None],
         "probe_epochs": [Interval(Real, 0, None, closed="neither"), None],
         "population_size": [Interval(Integral, 1, None, closed="left")],
+        "selection": [StrOptions({"pareto", "two fronts", "accuracy"})],
+        "unique": ["boolean"],
+        "final": [StrOptions({"retrain", "evolved"})],
         "guided": ["boolean"],
         "call_level": [Interval(Real, 0, 1, closed="both"), None],
         "moves": [StrOptions({"maximal", "all"})],
         "merge_conjugates": ["boolean"],
         "revisit": ["boolean"],
         "optimizer": [StrOptions({"muon", "adamw", "sgd"}), None],
+        "momentum": [Interval(Real, 0, 1, closed="left")],
         "learning_rate": [Interval(Real, 0, None, closed="neither"), None],
         "schedule": [StrOptions({"one_cycle", "constant"})],
         "tolerance": [Interval(Real, 0, None, closed="left")],
@@ -112,12 +129,16 @@ class EvolutionarySearch(Search):
         warmup_epochs: float | None = None,
         probe_epochs: float | None = None,
         population_size: int = 4,
+        selection: str = "pareto",
+        unique: bool = True,
+        final: str = "retrain",
         guided: bool = True,
         call_level: float | None = 0.05,
         moves: str = "maximal",
         merge_conjugates: bool = False,
         revisit: bool = False,
         optimizer: str | None = None,
+        momentum: float = 0.9,
         learning_rate: float | None = None,
         schedule: str = "one_cycle",
         tolerance: float = 1.0,
@@ -128,12 +149,16 @@ class EvolutionarySearch(Search):
         self.warmup_epochs = warmup_epochs
         self.probe_epochs = probe_epochs
         self.population_size = population_size
+        self.selection = selection
+        self.unique = unique
+        self.final = final
         self.guided = guided
         self.call_level = call_level
         self.moves = moves
         self.merge_conjugates = merge_conjugates
         self.revisit = revisit
         self.optimizer = optimizer
+        self.momentum = momentum
         self.learning_rate = learning_rate
         self.schedule = schedule
         self.tolerance = tolerance
@@ -175,10 +200,29 @@ class EvolutionarySearch(Search):
             network=inherit(chosen.network, architecture),
         )
 
+    def check_start(self, architecture: Architecture) -> None:
+        """Refuse a head that is free where the search would have to constrain it."""
+        super().check_start(architecture)
+        if architecture.head == "free" and self.guided:
+            raise ValueError(
+                "architecture has head='free', so that its function has no symmetry, and a guided search constrains "
+                "the head to what it finds. Set guided=False, or head='constrained'."
+            )
+
     @property
     def gathers_evidence(self) -> bool:
         """Whether what the data say for and against symmetries leads to its result: if it is guided."""
         return self._is_guided
+
+    @property
+    def _once(self) -> bool:
+        """Whether no architecture is tried twice in a generation."""
+        return self.unique or self._is_guided
+
+    @property
+    def keeps_network(self) -> bool:
+        """Whether the network that evolved is the model."""
+        return self.final == "evolved"
 
     @property
     def _is_guided(self) -> bool:
@@ -213,7 +257,8 @@ class EvolutionarySearch(Search):
         """The settings of a training whose rate, if the user gives none, is a share of that of a full training."""
         rate = share * self.training_.learning_rate if self.learning_rate is None else self.learning_rate
         optimizer = self.training_.optimizer if self.optimizer is None else self.optimizer
-        return replace(self.training_, learning_rate=rate, optimizer=optimizer, schedule=self.schedule)
+        training = replace(self.training_, learning_rate=rate, optimizer=optimizer, momentum=self.momentum)
+        return replace(training, schedule=self.schedule)
 
     def _first(self) -> Proposal:
         """The fully constrained network, or one whose head is free to break every symmetry."""
@@ -232,7 +277,7 @@ class EvolutionarySearch(Search):
         children = []
         for parent in self.population_:
             relaxations = self._called_for(parent) if self._is_guided else self._relaxations(parent.architecture)
-            new = [child for child in relaxations if child not in seen and str(child) not in tried]
+            new = [child for child in relaxations if str(child) not in tried and (child not in seen or not self._once)]
             for child in new[:1] if self._is_guided else new:
                 seen.add(child)
                 children.append((parent, child))
@@ -253,16 +298,16 @@ class EvolutionarySearch(Search):
             )
 
     def _relaxations(self, architecture: Architecture) -> Iterator[Architecture]:
-        """The head relaxed, then each earlier layer relaxed to the constraint of the next."""
-        constraints = architecture.constraints
-        head = constraints[-1]
-        assert isinstance(head, Subgroup)
-        smaller = head.maximal_subgroups if self.moves == "maximal" else head.subgroups[1:]
+        """The last layer relaxed, then each earlier one to the constraint of the next."""
+        chain = architecture.chain
+        last = chain[-1]
+        assert isinstance(last, Subgroup)
+        smaller = last.maximal_subgroups if self.moves == "maximal" else last.subgroups[1:]
         if self.merge_conjugates:
             smaller = tuple({h.conjugates: h for h in reversed(smaller)}.values())[::-1]
         for subgroup in smaller:
-            yield architecture.relaxed(-1, subgroup)
-        for layer, (own, following) in enumerate(pairwise(constraints)):
+            yield architecture.relaxed(len(chain) - 1, subgroup)
+        for layer, (own, following) in enumerate(pairwise(chain)):
             assert isinstance(own, Subgroup)
             assert isinstance(following, Subgroup)
             if not own <= following:
@@ -276,12 +321,14 @@ class EvolutionarySearch(Search):
         return [e for e in self.population_ if e.proposal.toward is not None and e.calls is None]
 
     def survivors(self, evaluations: list[Evaluation]) -> list[Evaluation]:
-        """The best one where the search is guided, else the Pareto front, filled up by validation error."""
+        """The best one where the search is guided, else what ``selection`` says, filled up by validation error."""
         if self._is_guided and evaluations:
             return [choose(evaluations, self.tolerance)]
-        front = pareto_front(evaluations)
-        rest = sorted((e for e in evaluations if e not in front), key=lambda e: e.error)
-        return front + rest[: max(0, self.population_size - len(front))]
+        chosen: list[Evaluation] = []
+        for _ in range({"accuracy": 0, "pareto": 1, "two fronts": 2}[self.selection]):
+            chosen += pareto_front([e for e in evaluations if e not in chosen])
+        rest = sorted((e for e in evaluations if e not in chosen), key=lambda e: e.error)
+        return chosen + rest[: max(0, self.population_size - len(chosen))]
 
 
 def pareto_front(evaluations: list[Evaluation]) -> list[Evaluation]:

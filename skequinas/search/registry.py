@@ -6,7 +6,7 @@ from sklearn.base import clone
 
 from skequinas.runtime.registry import Registry
 from skequinas.search.base import Search
-from skequinas.search.baselines import NoSearch, RandomSearch
+from skequinas.search.baselines import NoSearch, RandomConstraints, RandomSearch
 from skequinas.search.differentiable import DifferentiableSearch
 from skequinas.search.evolutionary import EvolutionarySearch
 
@@ -18,6 +18,7 @@ SEARCHES: Registry[type[Search]] = Registry(
         "evolutionary": EvolutionarySearch,
         "differentiable": DifferentiableSearch,
         "random": RandomSearch,
+        "random_constraints": RandomConstraints,
         "none": NoSearch,
     },
     hint=", or a search object such as EvolutionarySearch()",

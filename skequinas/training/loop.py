@@ -40,7 +40,7 @@ class TrainingSettings:
         The rate, or the highest rate of the one-cycle schedule.
     optimizer : {"muon", "adamw", "sgd"}
         "muon" turns the kernels of equivariant convolutions, see `skequinas.training.optimizer.Muon`, by six times
-        ``learning_rate`` of their norm, and trains all else by AdamW. SGD has Nesterov momentum 0.9.
+        ``learning_rate`` of their norm, and trains all else by AdamW.
     schedule : {"one_cycle", "constant"}
         "one_cycle" rises for a quarter of the steps and falls to nearly zero with a cosine.
     batch_size : int
@@ -51,10 +51,15 @@ class TrainingSettings:
         The rate of Adam for the logits of mixed layers.
     alpha_interval : int
         Steps of the weights between two steps of the logits.
+    alphas : {"learned", "permuted", "drawn"}
+        What becomes of those logits. "permuted" gives the gradients of a layer's to others of them at random, "drawn"
+        leaves the logits as they are: the controls for what is learned.
     precision : {"float32", "bfloat16"}
         "bfloat16" computes convolutions in that type; weights, statistics and losses are float32.
     label_smoothing : float
         The share of each target that is spread evenly over all classes in training, where the objective has classes.
+    momentum : float
+        That of "sgd", Nesterov's unless it is 0. Muon and AdamW have their own.
     """
 
     learning_rate: float = 1e-2
@@ -64,8 +69,10 @@ class TrainingSettings:
     weight_decay: float = 1e-2
     alpha_learning_rate: float = 1e-2
     alpha_interval: int = 1
+    alphas: str = "learned"
     precision: str = "float32"
     label_smoothing: float = 0.0
+    momentum: float = 0.9
 
 
 def train(
@@ -128,8 +135,9 @@ def train(
     if augmentation is not None:
         batches = (batch._replace(inputs=augmentation(batch.inputs)) for batch in batches)
     alpha_step = None
-    if alphas and alpha_data is not None:
-        alpha_step = _AlphaStep(network, alphas, alpha_data, settings, seed)
+    if alphas and alpha_data is not None and settings.alphas != "drawn":
+        # of the same data other mini-batches
+        alpha_step = _AlphaStep(network, alphas, alpha_data, settings, seed + (alpha_data is data))
 
     log: list[dict[str, float]] = []
     best, waited = _Best(network), 0
@@ -230,7 +238,8 @@ def _optimizer(network: nn.Module, weights: list[nn.Parameter], settings: Traini
         rate = settings.learning_rate
         return Muon(network, rate, _KERNEL_RATE * rate, weight_decay=settings.weight_decay, parameters=weights)
     if settings.optimizer == "sgd":
-        return SGD(weights, settings.learning_rate, momentum=0.9, nesterov=True, weight_decay=settings.weight_decay)
+        own: dict[str, Any] = {"momentum": settings.momentum, "nesterov": settings.momentum > 0}
+        return SGD(weights, settings.learning_rate, weight_decay=settings.weight_decay, **own)
     return AdamW(weights, settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
 
 
@@ -264,6 +273,7 @@ class _AlphaStep:
         self.norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
         self.batches = endless_batches(data, settings.batch_size, seed)
         self.optimizer = AdamW(alphas, settings.alpha_learning_rate, weight_decay=0.0)  # which is Adam
+        self.generator = torch.Generator().manual_seed(seed) if settings.alphas == "permuted" else None
 
     def __call__(self) -> None:
         momenta = [m.momentum for m in self.norms]
@@ -276,6 +286,10 @@ class _AlphaStep:
             m.momentum = momentum
         _forget(self.alphas)
         loss.backward(inputs=self.alphas)
+        if self.generator is not None:
+            for p in self.alphas:
+                assert p.grad is not None
+                p.grad = p.grad[torch.randperm(len(p), generator=self.generator).to(p.device)]
         self.optimizer.step()
 
 
