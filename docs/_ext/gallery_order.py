@@ -11,6 +11,7 @@ _ORDER = (
     "regression",
     "grid_search",
     "pipeline",
+    "another_distribution",
     "finer_turns",
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -335,6 +336,54 @@ def test_without_a_chosen_candidate_nothing_is_ringed() -> None:
     assert (display.ax_, display.figure_) == (ax, figure)
     assert plt.get_fignums() == [figure.number]
     assert not [t for t in ax.get_legend().get_texts() if "chosen" in t.get_text()]
+
+
+def lineages(n: int = 12) -> dict[str, np.ndarray]:
+    """Candidates in threes, each of which has a parent among those of the generation before."""
+    parents = np.array([-1 if i < 3 else 3 * (i // 3 - 1) + (2 * i) % 3 for i in range(n)])
+    layers = [["D4", "C4", "C2", "C1"][min(i // 3, 3)] for i in range(n)]
+    return results_of(n) | {
+        "candidate": np.arange(n) + 5,  # numbers need not begin at 0
+        "parent": np.where(parents < 0, -1, parents + 5),
+        "generation": np.arange(n) // 3,
+        "constraints": np.array([f"D4 D4 | {name}" for name in layers]),
+        "n_plain_parameters": np.full(n, 5000),
+    }
+
+
+def test_the_lineage_of_the_chosen_candidate_leads_from_the_first_generation_to_it() -> None:
+    results = lineages()
+    display = SearchDisplay(results, 10).plot(kind="generations")
+    assert display.lineage_[-1] == 10
+    assert list(results["generation"][display.lineage_]) == [0, 1, 2, 3]
+    for parent, child in itertools.pairwise(display.lineage_):
+        assert results["candidate"][parent] == results["parent"][child]
+    (line,) = display.ax_.lines
+    np.testing.assert_allclose(line.get_ydata(), 1 - results["validation_score"][display.lineage_])
+    segments, dots = display.ax_.collections
+    assert len(segments.get_segments()) == 8  # of the eleven that are sound, three have no parent
+    assert len(dots.get_offsets()) == 11
+
+
+def test_the_constraints_along_a_lineage_are_named() -> None:
+    display = SearchDisplay(lineages(), None).plot(kind="constraints")
+    texts = [text.get_text() for text in display.ax_.texts]
+    n = len(display.lineage_)
+    assert texts[: 2 * n] == ["D4"] * 2 * n
+    assert texts[2 * n :] == ["D4", "C4", "C2", "C1"][:n]
+    assert [label.get_text() for label in display.ax_.get_yticklabels()] == ["layer 1", "layer 2", "head"]
+    assert display.ax_.images[0].get_array()[-1].tolist() == [8, 4, 2, 1][:n]
+
+
+def test_where_all_functions_have_as_many_parameters_as_plain_layers_one_line_says_so() -> None:
+    display = SearchDisplay(lineages(), 3).plot()
+    (line,) = (a for a in display.ax_.lines if a.get_label() == "as plain layers")
+    assert set(line.get_xdata()) == {5000}
+
+
+def test_an_unknown_picture_of_a_search_is_refused() -> None:
+    with pytest.raises(ValueError, match="kind='lineage' is unknown. Use 'parameters', 'generations', 'constraints'"):
+        SearchDisplay(lineages(), None).plot(kind="lineage")
 
 
 def test_a_search_without_a_sound_candidate_is_told() -> None:

@@ -367,6 +367,38 @@ def test_a_mixed_layer_starts_with_its_first_subgroup_ahead(favour: float) -> No
     torch.testing.assert_close(layer.shares()[0] / layer.shares()[1:], torch.full((9,), favour).exp())
 
 
+@pytest.mark.parametrize("out_fields", [2, 4])
+@pytest.mark.parametrize("kernel_size", [1, 3])
+def test_a_mixed_layer_may_give_its_input_again_and_that_obeys_every_symmetry(
+    out_fields: int, kernel_size: int, act: Act
+) -> None:
+    layer = MixedGroupConv2d(D4.subgroups, 2, out_fields, kernel_size, skip=True).double()
+    assert len(layer.logits) == 11
+    assert layer.shares().sum().item() == pytest.approx(1 - layer.logits.softmax(0)[-1].item())
+    without = copy.deepcopy(layer)
+    without.skip = False
+    x = images_for(layer, 5)
+    share = layer.logits.softmax(0)[-1]
+    again = x.repeat(1, out_fields // 2, 1, 1)
+    torch.testing.assert_close(layer(x), without(x) + share * again, rtol=1e-12, atol=1e-12)
+    with torch.no_grad():
+        layer.logits.fill_(-1e9)
+        layer.logits[-1] = 0.0
+    torch.testing.assert_close(layer(x), again, rtol=0, atol=0)
+    assert max(equivariance_errors(act, D4, layer, x, True, True)) == 0
+    layer(x).square().sum().backward()
+    assert layer.logits.grad is not None
+
+
+@pytest.mark.parametrize(
+    "shape", [{"regular_in": False}, {"regular_out": False}, {"in_fields": 2, "out_fields": 3}, {"basis": "harmonic"}]
+)
+def test_a_layer_without_an_input_that_could_be_its_output_has_no_skip(shape: dict[str, Any]) -> None:
+    own: dict[str, Any] = {"in_fields": 2, "out_fields": 2, "kernel_size": 5} | shape
+    with pytest.raises(ValueError, match="skip=True needs fields in and out"):
+        MixedGroupConv2d(D4.subgroups, **own, skip=True)
+
+
 def test_a_mixture_of_no_subgroups_raises_an_error() -> None:
     with pytest.raises(ValueError, match="subgroup"):
         MixedGroupConv2d((), 2, 3, 3)
