@@ -13,7 +13,8 @@ package's, in cycles. Test images choose nothing.
 Written for each fit: error on test images, the constraints found, free parameters in the search, and seconds of the
 process. In the end: means, and differences between methods over the same images and seeds. Figures: the errors of all
 methods, errors against parameters, and the lineages of the first evolutions and their constraints over generations.
-With ``--rows FILE`` what was fitted is kept there, and is not fitted again by the next run.
+With ``--rows FILE`` what was fitted is kept there and is not fitted again by the next run, which draws no lineages
+of it.
 """
 
 from __future__ import annotations
@@ -252,23 +253,23 @@ def draw(rows: list[dict[str, Any]], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     sets = list(dict.fromkeys(row["set"] for row in rows))
     names = list(dict.fromkeys((row["optimizer"], row["method"]) for row in rows))
-    boxes, axes = plt.subplots(
-        1, len(sets), figsize=(4 * len(sets), 1 + 0.3 * len(names)), sharey=True, layout="constrained", squeeze=False
-    )
+    n = len(sets)
+    boxes, axes = plt.subplots(1, n, figsize=(5 * n, 5), layout="constrained", squeeze=False)
     sizes, points = plt.subplots(1, len(sets), figsize=(4 * len(sets), 4), layout="constrained", squeeze=False)
     for ax, dots, name in zip(axes[0], points[0], sets, strict=True):
         own = [[r["error"] for r in rows if (r["set"], r["optimizer"], r["method"]) == (name, *key)] for key in names]
-        ax.boxplot(
-            own, orientation="horizontal", tick_labels=[f"{method} ({optimizer})" for optimizer, method in names]
-        )
-        ax.set(title=name, xlabel="test error")
+        ax.boxplot(own)
+        labels = [f"{method} ({optimizer})" for optimizer, method in names]
+        ax.set_xticks(range(1, 1 + len(names)), labels, rotation="vertical", fontsize=7)
+        ax.set(title=name, ylabel="test error")
         for i, key in enumerate(names):
             chosen = [r for r in rows if (r["set"], r["optimizer"], r["method"]) == (name, *key)]
             look: dict[str, Any] = {"color": f"C{i % 10}", "marker": "os^"[i // 10]}
             dots.scatter(
                 [r["parameters"] for r in chosen], [r["error"] for r in chosen], label=f"{key[1]} ({key[0]})", **look
             )
-        dots.axvline(rows[0]["plain parameters"], color="0.6", linestyle=":")
+        plain = next(row["plain parameters"] for row in rows if row["set"] == name)
+        dots.axvline(plain, color="0.6", linestyle=":")
         dots.set(title=name, xscale="log", xlabel="free parameters (dotted: as plain layers)", ylabel="test error")
     points[0][-1].legend(fontsize=6)
     boxes.savefig(folder / "errors.png")

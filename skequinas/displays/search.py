@@ -73,6 +73,10 @@ class SearchDisplay:
         check_is_fitted(estimator)
         constraints = estimator.search_results_.get("constraints", np.array([], dtype=str))
         rows = np.flatnonzero(constraints == str(estimator.architecture_))
+        result = estimator.search_.result() if len(rows) > 1 else None
+        if result is not None and "candidate" in estimator.search_results_:  # one of several, with weights of its own
+            same = rows[estimator.search_results_["candidate"][rows] == result.proposal.number]
+            rows = same if len(same) else rows
         return cls(estimator.search_results_, int(rows[-1]) if len(rows) else None).plot(ax, kind=kind)
 
     def plot(self, ax: Axes | None = None, *, kind: str = "parameters") -> Self:
@@ -118,13 +122,17 @@ class SearchDisplay:
         draw[kind](rows, error)
         return self
 
+    def _parents(self) -> NDArray[np.int64]:
+        """The row of every candidate's parent, -1 where there is none."""
+        places = {int(number): i for i, number in enumerate(np.asarray(self.results["candidate"]))}
+        return np.array([places.get(int(number), -1) for number in np.asarray(self.results["parent"])])
+
     def _lineage(self, row: int) -> NDArray[np.int64]:
         """The rows of a candidate and its ancestors, the first of them first."""
-        places = {int(number): i for i, number in enumerate(np.asarray(self.results["candidate"]))}
-        parents, found = np.asarray(self.results["parent"]), [row]
-        while int(parents[found[0]]) in places:
-            found.insert(0, places[int(parents[found[0]])])
-        return np.array(found)
+        parents, found = self._parents(), [row]
+        while parents[found[-1]] >= 0:
+            found.append(int(parents[found[-1]]))
+        return np.array(found[::-1])
 
     def _plot_generations(self, rows: NDArray[np.int64], error: NDArray[np.float64]) -> None:
         from matplotlib.collections import LineCollection
@@ -132,8 +140,9 @@ class SearchDisplay:
 
         ax, generation = self.ax_, np.asarray(self.results["generation"], dtype=float)
         points = np.column_stack([generation, error])
-        pairs = [self._lineage(int(row))[-2:] for row in rows]
-        lines = [points[pair] for pair in pairs if len(pair) == 2 and np.isfinite(points[pair]).all()]
+        parents = self._parents()
+        pairs = [[parents[row], row] for row in rows if parents[row] >= 0]
+        lines = [points[pair] for pair in pairs if np.isfinite(points[pair]).all()]
         ax.add_collection(LineCollection(lines, colors="0.75", linewidths=1, zorder=1))
         ax.plot(*points[self.lineage_].T, color=VERMILLION, linewidth=2, label="led to the chosen one", zorder=2)
         ax.scatter(generation[rows], error[rows], s=25, color="0.35", zorder=3)

@@ -141,7 +141,7 @@ class BaseEquivariantNAS(ExportMixin, CallbackSupportMixin, BaseEstimator, Param
         architecture, lighter = start(), None
         if self.architecture == "auto" and self.width is None and (self.time_budget is not None or earlier is not None):
             lighter = start(light=True)
-        if earlier is not None and earlier.search_.architecture_ == lighter:
+        if earlier is not None and earlier.search_.architecture_.with_constraints(()) == lighter:
             architecture = earlier.search_.architecture_
         training = TrainingSettings(
             self.learning_rate,

@@ -270,6 +270,11 @@ class Session:
         chosen = self.search.result()
         architecture = self.search.architecture_ if chosen is None else chosen.architecture
         if chosen is not None and (architecture.is_mixed or self.search.keeps_network):
+            if all(chosen.network is not e.network for e in self.search.kept):
+                self._warn(
+                    "The search ended before the network whose head it tightened was trained: the model is its first "
+                    "network, made symmetric as it was. Give it more time, or set final='retrain'."
+                )
             self.network = self._with_own_statistics(chosen.network)  # what the search trained is the model itself
             return
         symmetry = architecture.symmetry

@@ -55,7 +55,13 @@ def initial_architecture(
 
 def check_averaging(asked: Parameters, search: Search, group: PointGroup) -> None:
     """Refuse an ordinary network where there is no place for one, and to average over what cannot be."""
-    if search.keeps_network and (asked.averaging == "always" or asked.augment == "group"):
+    symmetric = asked.averaging == "always" or asked.augment == "group"
+    if symmetric and isinstance(asked.architecture, Architecture) and asked.architecture.head == "free":
+        raise ValueError(
+            f"architecture has head='free' and so no symmetry, and averaging={asked.averaging!r} or "
+            f"augment={asked.augment!r} needs one. Set averaging='none' and augment='none', or head='constrained'."
+        )
+    if search.keeps_network and symmetric:
         name = "averaging='always'" if asked.averaging == "always" else "augment='group'"
         raise ValueError(
             f"{name} trains an ordinary network in the end, but {search!r} makes what it trained itself the model. "

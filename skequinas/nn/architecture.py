@@ -120,6 +120,9 @@ class Architecture:
         n = len(self.fields)
         if self.head not in ("constrained", "free"):
             raise ValueError(f"head={self.head!r} must be 'constrained' or 'free'.")
+        if self.skips not in (True, False):
+            raise ValueError(f"skips={self.skips!r} must be True or False.")
+        put("skips", bool(self.skips))
         of_head = self.group.trivial if self.head == "free" else self.group.whole
         constraints = self.constraints or (*(self.group.whole,) * n, of_head)
         put("constraints", tuple(_parse_constraint(self.group, c) for c in constraints))

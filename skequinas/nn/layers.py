@@ -312,7 +312,7 @@ class MixedGroupConv2d(EquivariantConv2d):
         return self.logits.softmax(0)[: len(self.constraints)]
 
     def _rows(self, weights: _OrbitWeights) -> Tensor:
-        rows: Tensor = weights(self.shares(), self.norms if weights is self.weights else None)
-        if self.skip and weights is self.weights:
-            rows = rows + (1 - self.shares().sum()) * self.input_rows
-        return rows
+        shares = self.logits.softmax(0)
+        own = shares[: len(self.constraints)]
+        rows: Tensor = weights(own, self.norms if weights is self.weights else None)
+        return rows + shares[-1] * self.input_rows if self.skip and weights is self.weights else rows

@@ -32,6 +32,10 @@ class RandomConstraints(NoSearch):
     is free stays so.
     """
 
+    def check_start(self, architecture: Architecture) -> None:
+        """Refuse what has no place for constraints: mixed layers, and outputs that are averaged."""
+        Search.check_start(self, architecture)
+
     def start(self, architecture: Architecture, *args: Any, **options: Any) -> Self:
         """Begin with constraints drawn by the seed, as `Search.start`."""
         super().start(architecture, *args, **options)

@@ -63,8 +63,8 @@ class DifferentiableSearch(Search):
         Whether layers mix in what goes into them as well, where as many fields come out, or a multiple, and pixels are
         the basis. When a mixture is tightened, that share goes into the constrained kernel.
     alphas : {"learned", "permuted", "drawn"}, default="learned"
-        The controls of the paper: with "permuted" the gradient of an alpha goes to another one of its layer at random,
-        "drawn" takes alphas from the normal distribution and leaves them as they are.
+        The controls of the paper: with "permuted" the gradients of a layer's alphas are shuffled among them, "drawn"
+        takes alphas from the normal distribution and leaves them as they are.
     discretize : bool, default=True
         False makes the learned mixture itself the result, as in the paper.
     tolerance : float, default=1.0
@@ -98,6 +98,12 @@ class DifferentiableSearch(Search):
         "tolerance": [Interval(Real, 0, None, closed="left")],
         "level": [Interval(Real, 0.001, 0.5, closed="both")],
     }
+
+    optimizer: str | None = None  # searches that were pickled before there were these have none
+    alpha_data: str = "validation"
+    favour: float = 2.0
+    skip: bool = False
+    alphas: str = "learned"
 
     def __init__(
         self,
@@ -163,6 +169,7 @@ class DifferentiableSearch(Search):
 
     def check_start(self, architecture: Architecture) -> None:
         """Refuse an architecture that is constrained to anything but the whole group, but for a free head."""
+        super().check_start(architecture)
         if architecture.head == "free" and self.discretize:
             raise ValueError(
                 "architecture has head='free', so that its function has no symmetry, and the mixture is to be tightened"
@@ -182,7 +189,7 @@ class DifferentiableSearch(Search):
         if self.generation_ == 0:
             n_free = start.n_layers - len(start.chain)  # a free head is not mixed
             constraints: tuple[Constraint, ...] = (self._mixed(group),) * len(start.chain) + (group.trivial,) * n_free
-            mixed = replace(start, constraints=constraints, skips=self.skip)
+            mixed = replace(start, constraints=constraints, skips=self.skip or start.skips)
             training = replace(
                 training,
                 optimizer=training.optimizer if self.optimizer is None else self.optimizer,
@@ -223,7 +230,8 @@ class DifferentiableSearch(Search):
         def largest(layer: EquivariantConv2d) -> Subgroup:
             assert isinstance(layer, MixedGroupConv2d)
             shares = dict(zip(layer.constraints, layer.shares().tolist(), strict=True))
-            support = {k: sum(share for h, share in shares.items() if k <= h) for k in shares if symmetry <= k}
+            skip = 1 - sum(shares.values())  # the share of the input, if any, obeys them all
+            support = {k: skip + sum(share for h, share in shares.items() if k <= h) for k in shares if symmetry <= k}
             return max((k for k in support if support[k] >= 0.5), key=lambda k: (k.order, support[k]), default=symmetry)
 
         return tuple(largest(layer) for layer in mixture.network.convolutions[:-1])

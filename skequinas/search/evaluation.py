@@ -184,19 +184,20 @@ def clearly_better(one: Evaluation, other: Evaluation, tolerance: float = 1.0) -
     return difference > tolerance * standard_error
 
 
-def choose(evaluations: Sequence[Evaluation], tolerance: float = 1.0) -> Evaluation:
+def choose(evaluations: Sequence[Evaluation], tolerance: float = 1.0, by: str = "losses") -> Evaluation:
     """The most symmetric candidate that is not worse than the best beyond doubt.
 
     A candidate qualifies when its validation loss exceeds the lowest one by at most ``tolerance`` standard errors of
     the difference, which is taken sample by sample (all candidates saw the same validation samples, so most of the
     noise cancels). Among those the largest symmetry group wins, then the fewest parameters, then the loss. The loss is
-    compared, not the error, since it tells more about a few hundred samples.
+    compared, not the error, since it tells more about a few hundred samples; unless ``by="errors"``.
     """
     sound = [e for e in evaluations if not e.diverged]
-    best = min(sound, key=lambda e: e.loss)
+    best = min(sound, key=lambda e: (e.error, e.loss) if by == "errors" else (e.loss,))
 
     def qualifies(e: Evaluation) -> bool:
-        difference, standard_error = mean_with_error(e.losses - best.losses, e.weights, e.units)
+        differences = getattr(e, by) - getattr(best, by)
+        difference, standard_error = mean_with_error(differences, e.weights, e.units)
         return difference <= tolerance * standard_error
 
     return min(

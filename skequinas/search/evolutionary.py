@@ -52,11 +52,12 @@ class EvolutionarySearch(Search):
         In a search that is not guided: parents of a generation, at least; a Pareto front is never cut.
     selection : {"pareto", "two fronts", "accuracy"}, default="pareto"
         In a search that is not guided: who the next parents are. The Pareto front of validation error and number of
-        parameters; that and the front of what is behind it; or those of the lowest error alone. Where the fronts are
-        smaller than the population, those of the lowest error fill it up.
+        parameters; that and the front of what is behind it; or those of the lowest error alone, which then decides
+        about the result too. Where fronts are smaller than the population, those of the lowest error fill it up.
     unique : bool, default=True
-        In a search that is not guided: whether an architecture that several parents lead to, or that is a parent
-        itself, is tried once. With False each gives its own weights, and all of them may survive.
+        In a search that is not guided: whether an architecture that several parents lead to is tried once. With False
+        each gives its own weights, and all of them may survive; with ``revisit`` so does a relaxation of one parent to
+        the architecture of another.
     final : {"retrain", "evolved"}, default="retrain"
         Whether the architecture that was chosen is trained anew from the start on all data, or the network that evolved
         is the model, as the search trained it on its part of the data.
@@ -120,6 +121,11 @@ class EvolutionarySearch(Search):
         "tolerance": [Interval(Real, 0, None, closed="left")],
         "level": [Interval(Real, 0.001, 0.5, closed="both")],
     }
+
+    selection: str = "pareto"  # searches that were pickled before there were these have none
+    unique: bool = True
+    final: str = "retrain"
+    momentum: float = 0.9
 
     def __init__(
         self,
@@ -203,7 +209,7 @@ class EvolutionarySearch(Search):
     def check_start(self, architecture: Architecture) -> None:
         """Refuse a head that is free where the search would have to constrain it."""
         super().check_start(architecture)
-        if architecture.head == "free" and self.guided:
+        if architecture.head == "free" and self.guided and architecture.group.order > 1:
             raise ValueError(
                 "architecture has head='free', so that its function has no symmetry, and a guided search constrains "
                 "the head to what it finds. Set guided=False, or head='constrained'."
@@ -213,6 +219,14 @@ class EvolutionarySearch(Search):
     def gathers_evidence(self) -> bool:
         """Whether what the data say for and against symmetries leads to its result: if it is guided."""
         return self._is_guided
+
+    @property
+    def constrained(self) -> Evaluation | None:
+        """The most symmetric candidate within the tolerance of the best; by errors where they select the parents."""
+        if self._is_guided or self.selection != "accuracy":
+            return super().constrained
+        candidates = self.population_ or self.survivors([e for e in self.pending_ if not e.diverged])
+        return choose(candidates, self.tolerance, by="errors") if candidates else None
 
     @property
     def _once(self) -> bool:

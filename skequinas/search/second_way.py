@@ -53,6 +53,11 @@ class TwoWays(ABC):
     def gathers_evidence(self) -> bool:
         """Whether what the data say for and against symmetries leads to its result."""
 
+    @property
+    @abstractmethod
+    def keeps_network(self) -> bool:
+        """Whether the network of the result is the model, so that none is trained from the start."""
+
     @abstractmethod
     def proposal(self, architecture: Architecture, epochs: float, training: TrainingSettings) -> Proposal:
         """A proposal whose number, generation and seed are still to be filled in."""
@@ -60,7 +65,8 @@ class TwoWays(ABC):
     @property
     def _may_average(self) -> bool:
         """Whether there may be a second way."""
-        return self.averaging_ and self.gathers_evidence and len(pixel_elements(self.architecture_.group)) > 1
+        may = self.averaging_ and self.gathers_evidence and not self.keeps_network
+        return may and len(pixel_elements(self.architecture_.group)) > 1
 
     def _second_way(self) -> list[Proposal]:
         """The ordinary network, averaged over the symmetry of the result; before its longer training the chosen one."""

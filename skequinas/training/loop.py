@@ -52,7 +52,7 @@ class TrainingSettings:
     alpha_interval : int
         Steps of the weights between two steps of the logits.
     alphas : {"learned", "permuted", "drawn"}
-        What becomes of those logits. "permuted" gives the gradients of a layer's to others of them at random, "drawn"
+        What becomes of those logits. "permuted" shuffles the gradients of each layer's among them, "drawn"
         leaves the logits as they are: the controls for what is learned.
     precision : {"float32", "bfloat16"}
         "bfloat16" computes convolutions in that type; weights, statistics and losses are float32.
@@ -106,7 +106,8 @@ def train(
     patience : int, optional
         Stop after so many epochs without a better validation loss.
     alpha_data : DataPart, optional
-        Held-out data for the logits of mixed layers, in steps of their own. Without it they stay as they are.
+        For the logits of mixed layers, in steps of their own: held-out data, or ``data`` again, of which they get other
+        mini-batches. Without it they stay as they are.
     augmentation : callable, optional
         From the inputs of a mini-batch to those that the network is trained on.
     on_step : callable, optional
@@ -264,7 +265,7 @@ def remedy(settings: TrainingSettings) -> str:
 
 
 class _AlphaStep:
-    """One step of the logits of mixed layers, on held-out data. Weights and running statistics stay as they are."""
+    """One step of the logits of mixed layers, on their own data. Weights and running statistics stay as they are."""
 
     def __init__(
         self, network: nn.Module, alphas: list[nn.Parameter], data: DataPart, settings: TrainingSettings, seed: int

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import itertools
+import time
+import warnings
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
 from torch import nn
 
 from skequinas import (
@@ -29,7 +32,7 @@ from skequinas import (
 )
 from skequinas.nn import inherit, paper_architecture
 from skequinas.search import Evaluation, Proposal, Search, driver, run_search
-from skequinas.training import CLASSIFICATION, DataPart, TrainingSettings, train
+from skequinas.training import CLASSIFICATION, DataPart, Monitor, TrainingSettings, train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -220,17 +223,70 @@ def test_the_evolved_network_is_the_model_unless_it_is_trained_anew(
     assert len(again.history_["loss"]) == 3
 
 
-def test_an_evolved_network_is_kept_where_the_time_is_up(digits: tuple[Any, Any]) -> None:
+@pytest.mark.parametrize("generation", [0, 1, 2])
+def test_where_the_time_is_up_the_first_network_is_kept_and_what_another_generation_has_not_finished_is_not(
+    generation: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+
+    class Hurried(Monitor):
+        def step(self, stage: Any = None, n_batches: int = 1) -> bool:
+            if stage.generation == generation:
+                clock[0] += 10.0
+            return super().step(stage, n_batches)
+
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+    monitor = Hurried()
+    monitor.deadline = 5.0
+    search = started(EvolutionarySearch(3, epochs_per_generation=1, warmup_epochs=1, guided=False, final="evolved"))
+    run_search(search, images_of(64, 0), images_of(24, 1), monitor)
+    assert search.generation_ == max(1, generation)
+    assert {e.proposal.generation for e in search.population_} == {max(0, generation - 1)}
+    assert search.result() is not None
+
+
+def test_a_model_whose_head_was_tightened_without_any_training_is_told(digits: tuple[Any, Any]) -> None:
     X, y = digits
-    model = EquivariantNASClassifier("D4", EvolutionarySearch(final="evolved"), time_budget=0.05, random_state=0)
-    with pytest.warns(Warning, match="time_budget"):
+    search = EvolutionarySearch(final="evolved")
+    model = EquivariantNASClassifier("D4", search, max_epochs=2, callback=lambda progress: True, random_state=0)
+    with pytest.warns(ConvergenceWarning, match="ended before the network whose head it tightened was trained"):
         model.fit(X, y)
-    assert model.predict(X).shape == y.shape
+    assert model.score(X, y) > 0.5
+
+
+def test_an_evolved_network_is_never_another_one_that_was_trained_anew() -> None:
+    shape = Architecture(D4, 12, 1, 2, (1, 1, 1), (3,) * 3, (True, False, False), shortcuts=(0, 0, 2))
+    for final, tried in (("evolved", False), ("retrain", True)):
+        search = copy.deepcopy(EvolutionarySearch(1, final=final)).start(shape, 2.0, TRAINING, 0, averaging=True)
+        assert search._may_average is tried
+
+
+def test_where_errors_select_the_parents_they_choose_the_result_too() -> None:
+    for selection, wanted in (("accuracy", 0), ("pareto", 1)):
+        search = started(EvolutionarySearch(guided=False, selection=selection, tolerance=0, population_size=2))
+        one, other = (told(replace(p, number=i), 0.0) for i, p in enumerate(search.ask() * 2))
+        one.losses, one.errors = np.array([1.0]), np.array([0.1])
+        other.losses, other.errors = np.array([0.5]), np.array([0.2])
+        search.tell([one, other])
+        search.population_ = [one, other]
+        result = search.result()
+        assert result is not None
+        assert result.proposal.number == wanted
 
 
 def test_an_ordinary_network_cannot_be_asked_for_beside_an_evolved_one(digits: tuple[Any, Any]) -> None:
     model = EquivariantNASClassifier("D4", EQUINAS_E, averaging="always")
     with pytest.raises(ValueError, match=r"(?s)averaging='always'.*final='retrain'"):
+        model.fit(*digits)
+
+
+@pytest.mark.parametrize("settings", [{"averaging": "always"}, {"augment": "group"}], ids=str)
+def test_there_is_no_symmetry_to_average_over_behind_a_free_head(
+    settings: dict[str, str], digits: tuple[Any, Any]
+) -> None:
+    free = paper_architecture("D4", 8, n_outputs=2, head="free")
+    model = EquivariantNASClassifier("D4", "none", architecture=free, **settings)
+    with pytest.raises(ValueError, match="head='free' and so no symmetry"):
         model.fit(*digits)
 
 
@@ -269,6 +325,8 @@ def test_a_free_head_cannot_be_constrained_nor_be_called_otherwise() -> None:
         FREE.with_constraints(tuple(D4.subgroup(name) for name in ("D4", "D4", "C4")))
     with pytest.raises(ValueError, match="head='loose' must be 'constrained' or 'free'"):
         replace(START, head="loose")
+    with pytest.raises(ValueError, match="skips='often' must be True or False"):
+        replace(START, skips="often")
 
 
 @pytest.mark.parametrize("architecture", [FREE, replace(START, skips=True)], ids=["free head", "skips"])
@@ -397,6 +455,41 @@ def test_a_mixture_with_skips_is_saved_with_its_shares_and_tightened_to_its_func
     torch.testing.assert_close(tight.eval()(x), network.eval()(x), rtol=1e-10, atol=1e-10)
 
 
+def test_the_share_of_the_input_counts_for_every_subgroup_when_layers_are_tightened() -> None:
+    search = mixture_of(skip=True, discretize=True)
+    assert isinstance(search, DifferentiableSearch)
+    (mixture,) = [e for e in mixture_of(skip=True).population_ if e.architecture.is_mixed]
+    with torch.no_grad():
+        for layer in mixture.network.convolutions:
+            layer.logits.fill_(-1e9)
+            layer.logits[[0, -1]] = torch.tensor([0.0, 0.5 * layer.skip])
+            layer.logits[-1] -= 1e9 * (not layer.skip)
+    assert search._majorities(mixture, D4.trivial) == (D4.whole, D4.whole)
+
+
+def test_an_architecture_with_skips_keeps_them_in_its_mixture() -> None:
+    (mixture,) = started(DifferentiableSearch(), replace(START, skips=True)).ask()
+    assert mixture.architecture.skips
+
+
+@pytest.mark.parametrize("search", [DifferentiableSearch(discretize=False), RandomConstraints()], ids=["D", "random"])
+def test_no_search_begins_with_outputs_that_are_averaged(search: Search) -> None:
+    averaged = replace(FREE, averaged="D4")
+    with pytest.raises(ValueError, match="architecture is averaged over D4"):
+        started(search, averaged)
+
+
+def test_searches_that_were_pickled_before_have_the_settings_of_then() -> None:
+    for search, names in (
+        (EvolutionarySearch(), ("selection", "unique", "final", "momentum")),
+        (DifferentiableSearch(), ("optimizer", "alpha_data", "favour", "skip", "alphas")),
+    ):
+        before = copy.copy(search)
+        for name in names:
+            del before.__dict__[name]
+        assert before.get_params() == search.get_params()
+
+
 # --- constraints at random ---
 
 
@@ -419,6 +512,12 @@ def test_random_constraints_are_trained_as_they_are_and_saved(digits: tuple[Any,
     np.testing.assert_array_equal(model.predict_proba(X), other.predict_proba(X))
     save(model, tmp_path / "model")
     assert load(tmp_path / "model").search_.architecture_ == model.architecture_
+    hurried = EquivariantNASClassifier("D4", "random_constraints", time_budget=0.3, warm_start=True, random_state=3)
+    big = np.kron(X, np.ones((2, 2), np.float32))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        first = hurried.fit(big, y).architecture_
+        assert hurried.set_params(time_budget=1.0).fit(big, y).architecture_ == first
     found = {str(started(RandomConstraints(), START, seed).architecture_) for seed in range(10)}
     assert len(found) > 5
     free = started(RandomConstraints(), FREE, 1).architecture_
