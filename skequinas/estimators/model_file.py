@@ -184,8 +184,10 @@ def _check_images(model: BaseEquivariantNAS) -> None:
     channels, height, width = as_images(np.zeros((0, math.prod(shape)), dtype=np.float32), shape).shape[1:]
     if (height, width) != architecture.image_shape or channels != architecture.in_channels:
         raise ValueError(f"images of shape {shape} do not suit a network for {architecture.image_shape}")
-    if model.preprocessing_.mean.shape != (channels, 1, 1) or not 0 < model.n_features_in_ <= math.prod(shape):
-        raise ValueError(f"the preprocessing, or n_features_in={model.n_features_in_}, is not for images of {shape}")
+    n = model.n_features_in_  # rows that are no squares are filled up to one, in which no symmetry is looked for
+    whole = type(n) is int and (n == math.prod(shape) or (0 < n < math.prod(shape) and architecture.group.order == 1))
+    if model.preprocessing_.mean.shape != (channels, 1, 1) or not whole:
+        raise ValueError(f"the preprocessing, or n_features_in={n}, is not for images of {shape}")
 
 
 def _table_of_layers(table: Any, layers: dict[str, str], names: set[str], *, lists: bool) -> dict[str, Any]:

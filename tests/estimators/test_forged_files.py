@@ -96,6 +96,7 @@ FORGED: dict[str, Callable[[dict[str, Any], dict[str, torch.Tensor]], None]] = {
     "another image shape": put([9, 9], "image_shape"),
     "a huge image shape": put([10**9, 10**9], "image_shape"),
     "many features": put(10**15, "n_features_in"),
+    "fewer features": put(1, "n_features_in"),
     "NaN weights": first_weight(np.nan),
     "infinite weights": first_weight(np.inf),
     "a missing key": lambda state, tensors: drop(state, "seed"),
