@@ -185,7 +185,7 @@ def _check_images(model: BaseEquivariantNAS) -> None:
     if (height, width) != architecture.image_shape or channels != architecture.in_channels:
         raise ValueError(f"images of shape {shape} do not suit a network for {architecture.image_shape}")
     n = model.n_features_in_  # rows that are no squares are filled up to one, in which no symmetry is looked for
-    whole = type(n) is int and (n == math.prod(shape) or (0 < n < math.prod(shape) and architecture.group.order == 1))
+    whole = type(n) is int and 0 < n <= math.prod(shape) and (n == math.prod(shape) or architecture.group.order == 1)
     if model.preprocessing_.mean.shape != (channels, 1, 1) or not whole:
         raise ValueError(f"the preprocessing, or n_features_in={n}, is not for images of {shape}")
 

@@ -270,12 +270,12 @@ class Session:
         chosen = self.search.result()
         architecture = self.search.architecture_ if chosen is None else chosen.architecture
         if chosen is not None and (architecture.is_mixed or self.search.keeps_network):
-            if all(chosen.network is not e.network for e in self.search.kept):
+            self.network = chosen.network  # what the search trained is the model itself
+            if self._refreshed(chosen.network):
                 self._warn(
                     "The search ended before the network whose head it tightened was trained: the model is its first "
                     "network, made symmetric as it was. Give it more time, or set final='retrain'."
                 )
-            self.network = self._with_own_statistics(chosen.network)  # what the search trained is the model itself
             return
         symmetry = architecture.symmetry
         if always_averaged or augment == "group":
@@ -368,11 +368,12 @@ class Session:
         candidates = candidate_moves(chosen.architecture.symmetry, *chosen.architecture.image_shape)
         return borne_moves(chosen.network, self.validation, candidates, self.seed)
 
-    def _with_own_statistics(self, network: EquivariantNetwork) -> EquivariantNetwork:
-        """A network of the search, whose batch norms have the statistics of data if it was projected just now."""
-        if all(network is not e.network for e in self.search.kept):
+    def _refreshed(self, network: EquivariantNetwork) -> bool:
+        """Whether a network of the search was projected just now; then its batch norms are given their statistics."""
+        projected = all(network is not e.network for e in self.search.kept)
+        if projected:
             refresh_statistics(network, self.split.whole, self.training.batch_size)
-        return network
+        return projected
 
     def keep_best(self) -> bool:
         """After an interruption: the best of all networks evaluated, the one in training and an earlier fit's.
@@ -383,7 +384,7 @@ class Session:
         chosen = self.search.result()
         networks = [] if chosen is None else [chosen.network]
         if chosen is not None:
-            self._with_own_statistics(chosen.network)
+            self._refreshed(chosen.network)
         if self.search.best is not None:
             networks.append(self.search.best.network)
         if self.history:

@@ -311,6 +311,10 @@ class MixedGroupConv2d(EquivariantConv2d):
         """The share z of every subgroup, of shape (n_constraints,); without skip their sum is 1."""
         return self.logits.softmax(0)[: len(self.constraints)]
 
+    def skip_share(self) -> float:
+        """The share of the layer's input, 0 where there is none."""
+        return self.logits.softmax(0)[-1].item() if self.skip else 0.0
+
     def _rows(self, weights: _OrbitWeights) -> Tensor:
         shares = self.logits.softmax(0)
         own = shares[: len(self.constraints)]

@@ -251,7 +251,7 @@ class EquivariantNetwork(nn.Module):
         layers = zip(self.architecture.layer_names, self.convolutions, strict=True)
         return {
             name: {h.name: z for h, z in zip(layer.constraints, layer.shares().tolist(), strict=True)}
-            | ({"skip": layer.logits.softmax(0)[-1].item()} if layer.skip else {})
+            | ({"skip": layer.skip_share()} if layer.skip else {})
             for name, layer in layers
             if isinstance(layer, MixedGroupConv2d)
         }

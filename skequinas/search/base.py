@@ -173,7 +173,12 @@ class Search(TwoWays, BaseEstimator):
     def constrained(self) -> Evaluation | None:
         """The most symmetric candidate within the tolerance of the best, as the search trained it."""
         candidates = self.population_ or self.survivors([e for e in self.pending_ if not e.diverged])
-        return choose(candidates, self.tolerance) if candidates else None
+        return choose(candidates, self.tolerance, self._chosen_by) if candidates else None
+
+    @property
+    def _chosen_by(self) -> str:
+        """What of an evaluation decides: its losses or its errors."""
+        return "losses"
 
     @property
     def kept(self) -> list[Evaluation]:

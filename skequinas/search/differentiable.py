@@ -230,7 +230,7 @@ class DifferentiableSearch(Search):
         def largest(layer: EquivariantConv2d) -> Subgroup:
             assert isinstance(layer, MixedGroupConv2d)
             shares = dict(zip(layer.constraints, layer.shares().tolist(), strict=True))
-            skip = 1 - sum(shares.values())  # the share of the input, if any, obeys them all
+            skip = layer.skip_share()  # which obeys them all
             support = {k: skip + sum(share for h, share in shares.items() if k <= h) for k in shares if symmetry <= k}
             return max((k for k in support if support[k] >= 0.5), key=lambda k: (k.order, support[k]), default=symmetry)
 

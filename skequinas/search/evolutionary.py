@@ -221,12 +221,8 @@ class EvolutionarySearch(Search):
         return self._is_guided
 
     @property
-    def constrained(self) -> Evaluation | None:
-        """The most symmetric candidate within the tolerance of the best; by errors where they select the parents."""
-        if self._is_guided or self.selection != "accuracy":
-            return super().constrained
-        candidates = self.population_ or self.survivors([e for e in self.pending_ if not e.diverged])
-        return choose(candidates, self.tolerance, by="errors") if candidates else None
+    def _chosen_by(self) -> str:
+        return "errors" if self.selection == "accuracy" and not self._is_guided else "losses"
 
     @property
     def _once(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import re
 import time
 import warnings
 from collections import Counter
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from torch import nn
 
@@ -96,6 +98,25 @@ def candidates(n: int, seed: int) -> list[Evaluation]:
         proposal = Proposal(number, None, 0, START.with_constraints(tuple(chain)), 1.0, TRAINING, 0)
         found.append(told(proposal, rng.integers(10) / 10))
     return found
+
+
+# --- the settings of the paper ---
+
+
+@pytest.mark.parametrize(
+    "search",
+    [clone(EQUINAS_E).set_params(n_generations=50, population_size=5), clone(EQUINAS_D).set_params(mixture_epochs=50)],
+    ids=["EquiNAS_E", "EquiNAS_D"],
+)
+def test_the_published_settings_are_those_of_the_docstring_and_can_be_made(search: Search) -> None:
+    doc = " ".join((type(search).__doc__ or "").split())
+    (told_there,) = re.findall(rf"``({type(search).__name__}\(\w+=.*?\))``", doc.split("References")[1])
+    names: dict[str, Any] = {"EvolutionarySearch": EvolutionarySearch, "DifferentiableSearch": DifferentiableSearch}
+    assert eval(told_there, names).get_params() == search.get_params()
+    (first,) = started(search).ask()
+    assert first.epochs == (50 if search.get_params().get("mixture_epochs") else 0.2)
+    assert first.training.learning_rate == search.get_params()["learning_rate"]
+    assert first.training.schedule == "constant"
 
 
 # --- stochastic gradient descent ---

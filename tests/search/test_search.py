@@ -76,36 +76,6 @@ SEARCHES: dict[str, Search] = {
     "differentiable, a mixture": DifferentiableSearch(1, alpha_interval=1, discretize=False),
     "none": NoSearch(),
 }
-PUBLISHED: dict[str, Search] = {
-    "EquiNAS_E": EvolutionarySearch(
-        n_generations=50,
-        epochs_per_generation=0.2,
-        warmup_epochs=0.2,
-        population_size=5,
-        selection="accuracy",
-        unique=False,
-        final="evolved",
-        guided=False,
-        moves="all",
-        revisit=True,
-        optimizer="sgd",
-        momentum=0,
-        learning_rate=0.05,
-        schedule="constant",
-        tolerance=0,
-    ),
-    "EquiNAS_D": DifferentiableSearch(
-        mixture_epochs=50,
-        optimizer="adamw",
-        learning_rate=1e-3,
-        schedule="constant",
-        alpha_learning_rate=1e-3,
-        alpha_interval=1,
-        alpha_data="training",
-        favour=0,
-        discretize=False,
-    ),
-}
 State = dict[str, Any]
 
 
@@ -413,14 +383,6 @@ def test_search_names_are_resolved_to_fresh_searches() -> None:
     assert resolved.get_params() == own.get_params()
     with pytest.raises(ValueError, match=r"search='annealing' is unknown. Use one of 'evolutionary'"):
         resolve_search("annealing")
-
-
-@pytest.mark.parametrize("search", PUBLISHED.values(), ids=PUBLISHED)
-def test_the_published_settings_can_be_made(search: Search) -> None:
-    (first,) = started(search).ask()
-    assert first.epochs == (50 if search.get_params().get("mixture_epochs") else 0.2)
-    assert first.training.learning_rate == search.get_params()["learning_rate"]
-    assert first.training.schedule == "constant"
 
 
 @pytest.mark.parametrize("setting", [{"moves": "none"}, {"optimizer": "lion"}, {"schedule": "sometimes"}], ids=str)
