@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,15 @@ import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_digits
+from torch import nn
 
 import skequinas
 from skequinas import EquivariantNASClassifier
 from skequinas.groups import PointGroup
 from skequinas.nn import EquivariantNetwork, default_architecture
 from skequinas.runtime.process import full_precision
-from skequinas.training.recording import Recorded
+from skequinas.training import CLASSIFICATION, DataPart, TrainingSettings, loop, train
+from skequinas.training.recording import Recorded, RecordedUpdate, recorded
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
 
@@ -76,25 +79,56 @@ def test_recorded_steps_are_those_that_are_not(mixed: bool, dtype: torch.dtype) 
     one = EquivariantNetwork(architecture, torch.Generator().manual_seed(0)).to("cuda").train()
     other = copy.deepcopy(one)
     weights = [list(network.parameters()) for network in (one, other)]
-    calls = Recorded(one), other
-    for number, n in enumerate((16, 17, 16, 15, 16, 14)):  # the last is one shape too many
-        x = torch.randn(n, 1, 28, 28, generator=torch.Generator().manual_seed(number)).to("cuda")
-        found = []
-        with full_precision():
-            for call, own in zip(calls, weights, strict=True):
-                with torch.autocast("cuda", dtype, enabled=dtype != torch.float32):
-                    y = call(x).float()
-                grads = torch.autograd.grad(y.square().mean(), own, allow_unused=True)
-                found.append([y, *(g for g in grads if g is not None)])
-        for own, expected in zip(*found, strict=True):
-            bound = 1e-4 if dtype == torch.float32 else 0.1
-            assert (own - expected).abs().max() <= bound * expected.abs().max().clamp_min(1e-3)
-    known = calls[0]._known
-    assert len(known) == 3
-    assert all("forward" in recording.__dict__ for recording in known.values())
+    with recorded(one, torch.device("cuda"), 1000) as call:
+        for number, n in enumerate((16, 17, 16, 15, 16, 14)):  # the last is one shape too many
+            x = torch.randn(n, 1, 28, 28, generator=torch.Generator().manual_seed(number)).to("cuda")
+            found = []
+            with full_precision():
+                for function, own in zip((call, other), weights, strict=True):
+                    with torch.autocast("cuda", dtype, enabled=dtype != torch.float32):
+                        y = function(x).float()
+                    grads = torch.autograd.grad(y.square().mean(), own, allow_unused=True)
+                    found.append([y, *(g for g in grads if g is not None)])
+            for value, expected in zip(*found, strict=True):
+                bound = 1e-4 if dtype == torch.float32 else 0.1
+                assert (value - expected).abs().max() <= bound * expected.abs().max().clamp_min(1e-3)
+        assert isinstance(call, Recorded)
+        assert len(call._known) == 3
+        assert all("forward" in recording.__dict__ for recording in call._known.values())
     for (name, own), expected in zip(one.state_dict().items(), other.state_dict().values(), strict=True):
         assert torch.allclose(own, expected, rtol=1e-3, atol=1e-3), name
     assert copy.deepcopy(one.cpu())(torch.zeros(2, 1, 28, 28)).shape == (2, 5)
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_a_training_by_recorded_steps_is_one_by_steps_that_are_not(mixed: bool) -> None:
+    architecture = default_architecture(D4, 28, 1, 5, width=16)
+    if mixed:
+        architecture = architecture.with_constraints((D4.subgroups,) * architecture.n_layers)
+    generator = torch.Generator().manual_seed(1)
+    images, targets = torch.randn(128, 1, 28, 28, generator=generator), torch.randint(5, (128,), generator=generator)
+    data = DataPart(images.cuda(), targets.cuda(), nn.Identity(), CLASSIFICATION)
+    one = EquivariantNetwork(architecture, torch.Generator().manual_seed(0)).to("cuda")
+    other, start = copy.deepcopy(one), copy.deepcopy(one)
+    settings = TrainingSettings(optimizer="muon", batch_size=8, schedule="constant", learning_rate=1e-3)
+    replays: list[RecordedUpdate] = []
+    own = RecordedUpdate.__call__
+
+    def watched(self: RecordedUpdate, *given: torch.Tensor) -> None:
+        own(self, *given)
+        replays.extend([self] if self._graph is not None else [])
+
+    with pytest.MonkeyPatch.context() as patch, full_precision():
+        patch.setattr(RecordedUpdate, "__call__", watched)
+        train(one, data, settings, 2, seed=0, alpha_data=data if mixed else None)
+        assert len(replays) == 30  # of 32 steps
+        patch.setattr(loop, "recorded", lambda network, *_: nullcontext(network))
+        train(other, data, settings, 2, seed=0, alpha_data=data if mixed else None)
+        assert len(replays) == 30
+        with torch.no_grad():  # biases before batch norm get gradients of round-off alone, and AdamW steps by signs
+            y, expected, before = (network.eval()(data.images) for network in (one, other, start))
+    assert (y - expected).abs().max() <= 0.02 * expected.abs().max()
+    assert (expected - before).abs().max() > 0.2 * expected.abs().max()
 
 
 @pytest.mark.parametrize("name", ["D4", "C4", "C1"])

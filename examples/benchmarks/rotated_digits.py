@@ -8,7 +8,8 @@ uint8), or are made from MNIST, which is then downloaded by name from OpenML.
     python examples/benchmarks/rotated_digits.py --data mnist_rot.npz --group D4 C8 D8 C16 D16
 
 The second command compares fixed groups; ``--search evolutionary`` searches in them. ``--width``, ``--kernel``,
-``--epochs`` and ``--augment`` make a larger training.
+``--epochs`` and ``--augment`` make a larger training; ``--held-out`` chooses among them, by training images that are
+left over.
 """
 
 from __future__ import annotations
@@ -77,6 +78,7 @@ def main() -> None:
     parser.add_argument("--kernel", type=int, help="the side of the kernels")
     parser.add_argument("--epochs", type=float)
     parser.add_argument("--augment", action="store_true", help="turn the images of the final training at random")
+    parser.add_argument("--held-out", action="store_true", help="test on training images that are not drawn")
     options = parser.parse_args()
     choices: dict[str, dict[str, Any]] = dict(ROWS)
     if options.group:
@@ -84,10 +86,14 @@ def main() -> None:
     common = {"max_epochs": options.epochs, "augment": "continuous" if options.augment else "none"}
 
     X, y, X_test, y_test = load(options.data)
-    X_test, y_test = X_test[: options.test], y_test[: options.test]
+    if options.held_out and options.train >= len(X):
+        parser.error(f"--held-out: --train {options.train} leaves none of the {len(X)} training images over")
     table: dict[str, list[tuple[float, float, float, str]]] = {}
     for seed in range(options.first_seed, options.first_seed + options.seeds):
-        rows = np.random.default_rng(seed).permutation(len(X))[: options.train]
+        drawn = np.random.default_rng(seed).permutation(len(X))
+        rows, others = drawn[: options.train], drawn[options.train :]
+        tests = (X[others], y[others]) if options.held_out else (X_test, y_test)
+        images, truth = (part[: options.test] for part in tests)
         for name, settings in choices.items():
             if options.rows not in name:
                 continue
@@ -102,7 +108,7 @@ def main() -> None:
             started = time.perf_counter()
             model.fit(X[rows], y[rows])
             seconds = time.perf_counter() - started
-            score = model.score(X_test, y_test)
+            score = model.score(images, truth)
             table.setdefault(name, []).append((score, model.n_parameters_, seconds, model.learned_symmetry_.group))
             print(f"seed {seed}  {name}: {score:.4f}  {model.architecture_}  {seconds:.0f} s", flush=True)
         if options.rows in "SVC" and not options.group:
@@ -110,15 +116,16 @@ def main() -> None:
             started = time.perf_counter()
             svc.fit(flat, y[rows])
             seconds = time.perf_counter() - started
-            score = svc.score(X_test.reshape(len(X_test), -1) / 255, y_test)
+            score = svc.score(images.reshape(len(images), -1) / 255, truth)
             table.setdefault("SVC", []).append((score, svc.support_vectors_.size, seconds, ""))
             print(f"seed {seed}  SVC: {score:.4f}", flush=True)
 
-    print(
-        f"\n{options.train} training images, {len(X_test)} test images, {options.seeds} seeds; mean (lowest to highest)"
-    )
+    kind = "held-out" if options.held_out else "test"
+    print(f"\n{options.train} training, {len(truth)} {kind} images, {options.seeds} seeds; mean (lowest to highest)")
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}\n")
-    print("| model | test accuracy | parameters | seconds to fit | symmetry learned |\n| --- | --- | --- | --- | --- |")
+    print(
+        f"| model | {kind} accuracy | parameters | seconds to fit | symmetry learned |\n| --- | --- | --- | --- | --- |"
+    )
     for name, results in table.items():
         scores, parameters, seconds, groups = zip(*results, strict=True)
         print(

@@ -308,8 +308,7 @@ class _Mix(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         weights, shares, norms, ratios, factors, owner, *tables = ctx.saved_tensors
         back = OrbitTables(*tables).transposed()
-        ends = torch.cat([back.orbit_starts[1:], back.orbit_starts.new_tensor([len(back.orbits)])])
-        counts = ends - back.orbit_starts
+        counts = F.pad(back.orbit_starts[1:], (0, 1), value=len(back.orbits)) - back.orbit_starts
         each = factors.repeat_interleave(counts, output_size=len(back.orbits))
         grad_weights = gather(grad, back, each)
         parts = zip(grad_weights.split(ctx.sizes), weights.split(ctx.sizes), strict=True)

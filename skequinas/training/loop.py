@@ -16,7 +16,7 @@ from skequinas.training.data import DataPart, batches_per_epoch, endless_batches
 from skequinas.training.evaluation import evaluate
 from skequinas.training.objective import Objective
 from skequinas.training.optimizer import SGD, AdamW, Muon
-from skequinas.training.recording import recorded
+from skequinas.training.recording import Recorded, recorded
 
 __all__ = ["PRECISIONS", "DivergenceError", "TrainingSettings", "refresh_statistics", "train"]
 
@@ -145,7 +145,12 @@ def train(
     network.train()
     started, epoch_loss, in_epoch = time.perf_counter(), torch.zeros((), device=data.images.device), 0
     # the network ends with its best weights, also when the loop is interrupted
-    with best, recorded(network, data.images.device, last) as forward:
+    with best, recorded(network, data.images.device, last, weights) as forward:
+        if isinstance(forward, Recorded):
+            if isinstance(optimizer, Muon):
+                optimizer.record()
+            if alpha_step is not None:
+                alpha_step.forward = forward.beside(alphas)
         for step in range(1, last + 1):
             if not network.training:  # it was evaluated
                 network.train()
@@ -158,6 +163,7 @@ def train(
             optimizer.step()
             schedule.step()
             epoch_loss += loss.detach()
+            del mean, loss  # while their graph lives nothing else can be recorded: it is of another stream
             in_epoch += 1
             if alpha_step is not None and step % settings.alpha_interval == 0:
                 alpha_step()
@@ -271,6 +277,7 @@ class _AlphaStep:
         self, network: nn.Module, alphas: list[nn.Parameter], data: DataPart, settings: TrainingSettings, seed: int
     ) -> None:
         self.network, self.alphas, self.data, self.settings = network, alphas, data, settings
+        self.forward: Callable[[Tensor], Tensor] = network
         self.norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
         self.batches = endless_batches(data, settings.batch_size, seed)
         self.optimizer = AdamW(alphas, settings.alpha_learning_rate, weight_decay=0.0)  # which is Adam
@@ -282,7 +289,7 @@ class _AlphaStep:
             m.momentum = 0.0
         batch = next(self.batches)
         with _autocast(self.data, self.settings):
-            loss = _penalised(batch.loss(self.network, self.data.objective), self.network, self.data.objective)
+            loss = _penalised(batch.loss(self.forward, self.data.objective), self.network, self.data.objective)
         for m, momentum in zip(self.norms, momenta, strict=True):
             m.momentum = momentum
         _forget(self.alphas)

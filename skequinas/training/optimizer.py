@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from skequinas.nn.blocks import kernel_blocks
 from skequinas.nn.kernels.muon import TurnedKernel, can_turn, turn
 from skequinas.nn.layers import EquivariantConv2d
 from skequinas.runtime.compiled import compiled
+from skequinas.training.recording import RecordedUpdate
 
 __all__ = ["SGD", "AdamW", "Muon", "polar_factor", "polar_factors"]
 
@@ -158,6 +160,12 @@ class Muon(AdamW):
         groups: list[dict[str, Any]] = [{"params": list(self._spaces)} | own] if self._spaces else []
         groups += [{"params": others}] if others else []
         super().__init__(groups, lr, weight_decay=weight_decay, fused=True)
+        self._records = False
+        self._updates: dict[tuple[nn.Parameter, ...], RecordedUpdate] = {}
+
+    def record(self) -> None:
+        """From now on turn kernels that are on a GPU by a recording."""
+        self._records = True
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -200,6 +208,16 @@ class Muon(AdamW):
             if can_turn(turned):
                 turn(fast, turned, rate, momentum)
                 return
+        change = partial(self._change, kernels, momentum)
+        if not self._records or not kernels[0].is_cuda:
+            change(rate, *grads)
+            return
+        known = self._updates.setdefault(tuple(kernels), RecordedUpdate(change))
+        known(torch.full((), rate, device=kernels[0].device), *grads)
+
+    def _change(self, kernels: list[nn.Parameter], momentum: float, rate: float | Tensor, *gradients: Tensor) -> None:
+        """The turn, by torch's operations."""
+        grads = list(gradients)
         momenta = [self.state[p]["momentum_buffer"] for p in kernels]
         torch._foreach_mul_(momenta, momentum)
         torch._foreach_add_(momenta, grads)

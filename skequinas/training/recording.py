@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Recorded", "recorded"]
+__all__ = ["Recorded", "RecordedUpdate", "recorded"]
 
 _logger = logging.getLogger(__name__)
 
@@ -20,6 +20,9 @@ _FEWEST_STEPS = 30
 
 _MOST_SHAPES = 3
 """Of mini-batches: they differ by one image at most."""
+
+_WARM_CALLS = 2
+"""Of an update, before it is recorded."""
 
 
 class Recorded:
@@ -32,12 +35,17 @@ class Recorded:
     ----------
     network : Module
         On a CUDA device. It is not changed.
+    parameters : sequence of Parameter, optional
+        Those of the network that get gradients; all of them by default.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, parameters: Sequence[nn.Parameter] | None = None) -> None:
         self.network = network
+        wanted = None if parameters is None else {id(p) for p in parameters}
+        self._fixed = [] if wanted is None else [p for p in network.parameters() if id(p) not in wanted]
         self._known: dict[torch.Size, nn.Module] = {}
         self._most = _MOST_SHAPES
+        self._others: list[Recorded] = []
 
     def __call__(self, x: Tensor) -> Tensor:
         """The outputs for a mini-batch, without a gradient by it."""
@@ -46,18 +54,28 @@ class Recorded:
         y: Tensor = self._known.get(x.shape, self.network)(x)
         return y
 
+    def beside(self, parameters: Sequence[nn.Parameter]) -> Recorded:
+        """The same network with gradients for others of its parameters, which is forgotten with this one."""
+        self._others.append(Recorded(self.network, parameters))
+        return self._others[-1]
+
     def forget(self) -> None:
         """Free the recordings, whose modules and methods know each other."""
         for known in self._known.values():
             known.__dict__.pop("forward", None)
         self._known.clear()
+        for other in self._others:
+            other.forget()
 
     def _record(self, x: Tensor) -> None:
         recording = _Within(self.network)
         before = [(buffer, buffer.clone()) for buffer in self.network.buffers()]
         stream = torch.cuda.current_stream(x.device) if x.is_cuda else None
         enabled, dtype = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
+        fixed = [p for p in self._fixed if p.requires_grad]
         try:
+            for p in fixed:
+                p.requires_grad_(False)
             with torch.autocast("cuda", dtype, enabled=enabled, cache_enabled=False), warnings.catch_warnings():
                 # the thread of the backward pass begins with a product of matrices, for which torch finds a context
                 warnings.filterwarnings("ignore", "Attempting to run cuBLAS", UserWarning)
@@ -67,13 +85,63 @@ class Recorded:
             _logger.debug("a training step cannot be recorded: %s", error)
             self._most = 0
             self.forget()
-            if stream is not None:  # a recording that breaks off may leave its own behind
-                torch.cuda.set_stream(stream)
-                torch.cuda.synchronize(x.device)
+            if stream is not None:
+                _go_back(stream)
         finally:
+            for p in fixed:
+                p.requires_grad_(True)
             with torch.no_grad():
                 for buffer, value in before:
                     buffer.copy_(value)
+
+
+class RecordedUpdate:
+    """What changes tensors in place, given others, as a CUDA graph once it is warm.
+
+    The tensors that it changes must stay where they are; those that are given are copied to where they were when it was
+    recorded. Where it cannot be recorded it is done as it is.
+
+    Parameters
+    ----------
+    update : callable
+        Takes the tensors that are given. All of its work is on their CUDA device, and the same each time.
+    """
+
+    def __init__(self, update: Callable[..., None]) -> None:
+        self._update = update
+        self._calls = 0
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._given: list[Tensor] = []
+
+    def __call__(self, *given: Tensor) -> None:
+        """Make one update."""
+        self._calls += 1
+        if self._calls == _WARM_CALLS + 1:
+            self._record(given)
+        if self._graph is None:
+            self._update(*given)
+            return
+        torch._foreach_copy_(self._given, list(given))
+        self._graph.replay()
+
+    def _record(self, given: Sequence[Tensor]) -> None:
+        stream = torch.cuda.current_stream(given[0].device)
+        own = [x.clone() for x in given]
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph):
+                self._update(*own)
+        except RuntimeError as error:
+            _logger.debug("an update cannot be recorded: %s", error)
+            _go_back(stream)
+        else:
+            self._graph, self._given = graph, own
+
+
+def _go_back(stream: torch.cuda.Stream) -> None:
+    """To the stream of before: a recording that breaks off may leave its own behind."""
+    torch.cuda.set_stream(stream)
+    torch.cuda.synchronize(stream.device)
 
 
 class _Within(nn.Module):
@@ -95,7 +163,9 @@ def _records(device: torch.device) -> bool:
 
 
 @contextmanager
-def recorded(network: nn.Module, device: torch.device, n_steps: int) -> Iterator[Callable[[Tensor], Tensor]]:
+def recorded(
+    network: nn.Module, device: torch.device, n_steps: int, parameters: Sequence[nn.Parameter] | None = None
+) -> Iterator[Callable[[Tensor], Tensor]]:
     """The network to train with while the context lasts: recorded where that pays, else itself."""
     if device.type != "cuda" or n_steps < _FEWEST_STEPS or not _records(device):
         yield network
@@ -103,7 +173,7 @@ def recorded(network: nn.Module, device: torch.device, n_steps: int) -> Iterator
     # gradients are made in the stream of the recording, and autograd says so
     told = getattr(torch.autograd.graph, "set_warn_on_accumulate_grad_stream_mismatch", lambda _: None)
     told(False)
-    recording = Recorded(network)
+    recording = Recorded(network, parameters)
     try:
         yield recording
     finally:
