@@ -9,7 +9,15 @@ from skequinas.evidence import Evidence, LearnedSymmetry, ScoreTest, score_test,
 from skequinas.groups import PointGroup, Subgroup
 from skequinas.nn import Architecture, EquivariantNetwork, relax
 from skequinas.runtime.versions import show_versions
-from skequinas.search import DifferentiableSearch, EvolutionarySearch, NoSearch, RandomConstraints, RandomSearch
+from skequinas.search import (
+    AdaptiveSearch,
+    DifferentiableSearch,
+    EvolutionarySearch,
+    NoSearch,
+    RandomConstraints,
+    RandomSearch,
+    ResidualPathway,
+)
 from skequinas.training import FitProgress
 
 try:
@@ -18,6 +26,7 @@ except PackageNotFoundError:  # run from a checkout that is not installed
     __version__ = "0.0.0"
 
 __all__ = [
+    "AdaptiveSearch",
     "Architecture",
     "DifferentiableSearch",
     "EquivariantNASClassifier",
@@ -32,6 +41,7 @@ __all__ = [
     "PointGroup",
     "RandomConstraints",
     "RandomSearch",
+    "ResidualPathway",
     "ScoreTest",
     "SearchDisplay",
     "Subgroup",

@@ -98,7 +98,7 @@ def main() -> None:
     parser.add_argument(
         "--models",
         nargs="+",
-        choices=["evolutionary", "differentiable", "random", "exhaustive"],
+        choices=["evolutionary", "differentiable", "adaptive", "residual", "random", "exhaustive"],
         default=["evolutionary", "differentiable"],
     )
     parser.add_argument("--classes", action="store_true", help="labels tell the class and the coset")

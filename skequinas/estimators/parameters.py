@@ -44,7 +44,7 @@ class Parameters:
     )
     search: str | Search = _parameter(
         "evolutionary",
-        '{"evolutionary", "differentiable", "random", "random_constraints", "none"} or search object',
+        '{"evolutionary", "differentiable", "adaptive", "residual", "random", "random_constraints", "none"} or object',
         [str, Search],
         """How to search; "none" keeps the whole group. An object such as ``EvolutionarySearch(n_generations=6)`` sets
         more. `skequinas.search.register_search` adds names.""",

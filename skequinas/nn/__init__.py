@@ -8,6 +8,7 @@ from skequinas.nn.networks import EquivariantNetwork, inherit, relax
 from skequinas.nn.norm import OrbitBatchNorm2d
 from skequinas.nn.pooling import CircularMask, SymmetricAvgPool2d
 from skequinas.nn.presets import default_architecture, paper_architecture, plain_architecture
+from skequinas.nn.residual import ResidualGroupConv2d
 from skequinas.nn.transforms import RandomMoves, RandomShifts, RandomTurns, transform_images, warp_images
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "RandomMoves",
     "RandomShifts",
     "RandomTurns",
+    "ResidualGroupConv2d",
     "SymmetricAvgPool2d",
     "default_architecture",
     "filter_basis",

@@ -10,11 +10,14 @@ from typing import Any
 from skequinas.groups import PointGroup, Subgroup, group_on_images, parse_group, pixel_elements
 from skequinas.nn.bases import filter_basis
 from skequinas.nn.filters import kernel_space
+from skequinas.nn.residual import kept_by_parts
 
 __all__ = ["Architecture", "Constraint"]
 
 Constraint = Subgroup | tuple[Subgroup, ...]
 """The constraint of one layer: a subgroup, or the subgroups that a mixed layer mixes."""
+
+MIXINGS = "shares", "residual", "pathway"
 
 _STATISTICS = {"mean": 1, "mean and maximum": 2}
 """How many numbers the head is given of each channel."""
@@ -64,6 +67,9 @@ class Architecture:
     skips : bool, default=False
         Whether mixed layers mix their input in as well, where it has as many fields as come out, or a divisor of that,
         and pixels are the basis.
+    mixing : {"shares", "residual", "pathway"}, default="shares"
+        What several subgroups in a constraint are. "shares" mixes kernels constrained to each. The others take (H, C1):
+        a kernel constrained to H and a residual, normalised or not, see `ResidualGroupConv2d`.
 
     Examples
     --------
@@ -91,6 +97,7 @@ class Architecture:
     averaged: Subgroup | None = None
     head: str = "constrained"
     skips: bool = False
+    mixing: str = "shares"
 
     def __post_init__(self) -> None:
         def put(name: str, value: object) -> None:
@@ -120,6 +127,8 @@ class Architecture:
         n = len(self.fields)
         if self.head not in ("constrained", "free"):
             raise ValueError(f"head={self.head!r} must be 'constrained' or 'free'.")
+        if self.mixing not in MIXINGS:
+            raise ValueError(f"mixing={self.mixing!r} must be one of {', '.join(map(repr, MIXINGS))}.")
         if self.skips not in (True, False):
             raise ValueError(f"skips={self.skips!r} must be True or False.")
         put("skips", bool(self.skips))
@@ -145,6 +154,15 @@ class Architecture:
         self._check_shortcuts()
         if self.averaged is not None:
             put("averaged", self._checked_average(_parse_constraint(self.group, self.averaged)))
+        mixtures = [c for c in self.constraints if isinstance(c, tuple)]
+        if not mixtures:
+            put("mixing", "shares")  # it means nothing
+        for mixture in mixtures:
+            if self.mixing != "shares" and (len(mixture) != 2 or mixture[1] != self.group.trivial):
+                raise ValueError(
+                    f"mixing={self.mixing!r} needs a subgroup and C1 in each layer that has a residual, and one has "
+                    f"{', '.join(h.name for h in mixture)}."
+                )
 
     def _checked_average(self, averaged: Constraint) -> Subgroup | None:
         """The subgroup to average over, or None where the constraints have it all."""
@@ -231,7 +249,13 @@ class Architecture:
         """Whether a layer, if it is mixed, mixes its input in."""
         shape = self.layer_shape(layer)
         regular = shape["regular_in"] and shape["regular_out"]
-        return self.skips and regular and shape["out_fields"] % shape["in_fields"] == 0 and self.basis == "pixel"
+        return (
+            self.skips
+            and self.mixing == "shares"
+            and regular
+            and shape["out_fields"] % shape["in_fields"] == 0
+            and self.basis == "pixel"
+        )
 
     def with_constraints(self, constraints: tuple[Constraint, ...]) -> Architecture:
         """The same shape with other constraints."""
@@ -303,6 +327,7 @@ class Architecture:
             "averaged": None if self.averaged is None else self.averaged.name,
             "head": self.head,
             "skips": self.skips,
+            "mixing": self.mixing,
         }
 
     @staticmethod
@@ -368,5 +393,8 @@ def _layer_parameters(architecture: Architecture, layer: int) -> int:
         count += 2 * n_out  # batch norm
     if not shape["regular_out"] and architecture.hidden:
         count += (architecture.hidden + 1) * architecture.n_outputs
-    mixes = isinstance(architecture.constraints[layer], tuple)
-    return int(count + (len(subgroups) + architecture.has_skip(layer) if mixes else 0))
+    if not isinstance(architecture.constraints[layer], tuple):
+        return int(count)
+    if architecture.mixing == "shares":
+        return int(count + len(subgroups) + architecture.has_skip(layer))
+    return int(count + len(kept_by_parts(subgroups[0])) * (architecture.mixing == "residual"))

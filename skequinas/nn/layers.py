@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,7 @@ from skequinas.runtime.compiled import compiled
 __all__ = ["EquivariantConv2d", "GroupConv2d", "MixedGroupConv2d"]
 
 
-class _OrbitWeights(nn.Module):
+class OrbitWeights(nn.Module):
     """Free weights of one or several kernel spaces, with the tables that follow the module to its device."""
 
     owner: Tensor
@@ -34,7 +34,7 @@ class _OrbitWeights(nn.Module):
         self.spaces = tuple(spaces)
         self.sizes = [space.n_free for space in self.spaces]
         self.weight = nn.Parameter(torch.zeros(sum(self.sizes), out_fields, in_fields, dtype=torch.float32))
-        for name, table in orbit_tables(self.spaces)._asdict().items():
+        for name, table in self._exact_tables()._asdict().items():
             self.register_buffer(name, table, persistent=False)
         self._round_factors()
         owner = torch.arange(len(self.sizes), dtype=torch.int32).repeat_interleave(torch.tensor(self.sizes))
@@ -47,11 +47,15 @@ class _OrbitWeights(nn.Module):
 
     def _round_factors(self) -> None:
         """Give the factors the type of the weights, from the exact ones: after float32, float64 is float64 again."""
-        tables = orbit_tables(self.spaces)
+        tables = self._exact_tables()
         for name in ("orbit_factors", "member_factors"):
             exact = getattr(tables, name)
             if exact is not None:
                 setattr(self, name, exact.to(self.weight))
+
+    def _exact_tables(self) -> OrbitTables:
+        """The tables of the sum of all spaces."""
+        return orbit_tables(self.spaces)
 
     def parts(self) -> tuple[Tensor, ...]:
         """Views of the weights of each space, of shape (n_free, out_fields, in_fields)."""
@@ -84,6 +88,7 @@ class EquivariantConv2d(nn.Module):
     """
 
     _fused: FusedConvolution | None = None  # layers that were pickled before there was any have none
+    _kind_of_weights: ClassVar[type[OrbitWeights]] = OrbitWeights
 
     def __init__(
         self,
@@ -104,16 +109,17 @@ class EquivariantConv2d(nn.Module):
             raise ValueError("constraints is empty: a convolution needs at least one subgroup.")
         self.in_fields, self.out_fields, self.kernel_size = in_fields, out_fields, kernel_size
         self.regular_in, self.regular_out, self.basis = regular_in, regular_out, basis
-        self.weights = _OrbitWeights([self.space(h) for h in self.constraints], in_fields, out_fields)
+        self.weights = self._kind_of_weights([self.space(h) for h in self.constraints], in_fields, out_fields)
         space = self.weights.spaces[0]
         fan_in = in_fields * space.multiplicity_in * space.basis.n_atoms
         gain = 2.0 if regular_out else 1.0  # a rectifier follows, or the loss
         with torch.no_grad():
             for part in self.weights.parts():
                 part.normal_(std=math.sqrt(gain / fan_in), generator=generator)
-        self.biases: _OrbitWeights | None = None
+        self.biases: OrbitWeights | None = None
         if bias and regular_out:
-            self.biases = _OrbitWeights([kernel_space(h, 1, False, True) for h in self.constraints], 1, out_fields)
+            spaces = [kernel_space(h, 1, False, True) for h in self.constraints]
+            self.biases = self._kind_of_weights(spaces, 1, out_fields)
         self.output_bias = nn.Parameter(torch.zeros(out_fields)) if bias and not regular_out else None
         self._fused = fused_convolution(space) if len(self.constraints) == 1 else None
 
@@ -135,7 +141,7 @@ class EquivariantConv2d(nn.Module):
             return self.output_bias
         return self._rows(self.biases).squeeze(2).T.flatten()
 
-    def _rows(self, weights: _OrbitWeights) -> Tensor:
+    def _rows(self, weights: OrbitWeights) -> Tensor:
         """The coefficients of this layer's kernel, or of its bias."""
         rows: Tensor = weights()
         return rows
@@ -230,7 +236,7 @@ class GroupConv2d(EquivariantConv2d):
             raise ValueError(f"{self} cannot take over the weights of {parent}: different groups or another shape.")
         relaxes = len(parent.constraints) == 1 and self.constraint <= parent.constraints[0]
 
-        def read(own: _OrbitWeights, coefficients: Tensor) -> None:
+        def read(own: OrbitWeights, coefficients: Tensor) -> None:
             (space,) = own.spaces
             own.weight.copy_(space.relax(coefficients) if relaxes else space.tighten(coefficients))
 
@@ -311,11 +317,15 @@ class MixedGroupConv2d(EquivariantConv2d):
         """The share z of every subgroup, of shape (n_constraints,); without skip their sum is 1."""
         return self.logits.softmax(0)[: len(self.constraints)]
 
+    def named_shares(self) -> dict[Subgroup, float]:
+        """The share of every subgroup."""
+        return dict(zip(self.constraints, self.shares().tolist(), strict=True))
+
     def skip_share(self) -> float:
         """The share of the layer's input, 0 where there is none."""
         return self.logits.softmax(0)[-1].item() if self.skip else 0.0
 
-    def _rows(self, weights: _OrbitWeights) -> Tensor:
+    def _rows(self, weights: OrbitWeights) -> Tensor:
         shares = self.logits.softmax(0)
         own = shares[: len(self.constraints)]
         rows: Tensor = weights(own, self.norms if weights is self.weights else None)

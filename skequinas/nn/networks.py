@@ -30,6 +30,7 @@ from skequinas.nn.pooling import (
     in_torch_alone,
     mean_over_moves,
 )
+from skequinas.nn.residual import ResidualGroupConv2d
 
 __all__ = ["EquivariantNetwork", "inherit", "network_from_state", "relax", "undrawn"]
 
@@ -247,13 +248,16 @@ class EquivariantNetwork(nn.Module):
         return network
 
     def shares(self) -> dict[str, dict[str, float]]:
-        """The share of every subgroup in every mixed layer, by name, and that of its input if it has one, "skip"."""
+        """The share of every subgroup in every mixed layer, by name, and that of its input if it has one, "skip".
+
+        In layers with a residual these are the shares of its parts in the square of the kernel's norm.
+        """
         layers = zip(self.architecture.layer_names, self.convolutions, strict=True)
         return {
-            name: {h.name: z for h, z in zip(layer.constraints, layer.shares().tolist(), strict=True)}
-            | ({"skip": layer.skip_share()} if layer.skip else {})
+            name: {h.name: z for h, z in layer.named_shares().items()}
+            | ({"skip": layer.skip_share()} if isinstance(layer, MixedGroupConv2d) and layer.skip else {})
             for name, layer in layers
-            if isinstance(layer, MixedGroupConv2d)
+            if isinstance(layer, MixedGroupConv2d | ResidualGroupConv2d)
         }
 
     @torch.no_grad()
@@ -292,6 +296,9 @@ class EquivariantNetwork(nn.Module):
 
 def _conv(architecture: Architecture, layer: int, generator: torch.Generator | None) -> EquivariantConv2d:
     constraint, shape = architecture.constraints[layer], architecture.layer_shape(layer)
+    if isinstance(constraint, tuple) and architecture.mixing != "shares":
+        normalised = architecture.mixing == "residual"
+        return ResidualGroupConv2d(constraint[0], **shape, normalised=normalised, generator=generator)
     if isinstance(constraint, tuple):
         return MixedGroupConv2d(constraint, **shape, skip=architecture.has_skip(layer), generator=generator)
     return GroupConv2d(constraint, **shape, generator=generator)
@@ -334,7 +341,7 @@ def inherit(parent: EquivariantNetwork, architecture: Architecture) -> Equivaria
     Each layer is relaxed where its new constraint is contained in the old one, which keeps its function, and
     otherwise projected onto the new constraint.
     """
-    free: dict[str, Any] = {"constraints": (), "averaged": None, "skips": False}
+    free: dict[str, Any] = {"constraints": (), "averaged": None, "skips": False, "mixing": "shares"}
     if replace(architecture, **free) != replace(parent.architecture, **free):
         raise ValueError(
             f"A network of {parent.architecture!r} cannot give its weights to {architecture!r}: other shape."

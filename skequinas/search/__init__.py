@@ -7,8 +7,10 @@ from skequinas.search.driver import run_search
 from skequinas.search.evaluation import Evaluation, Proposal, choose
 from skequinas.search.evolutionary import EvolutionarySearch
 from skequinas.search.registry import register_search, resolve_search
+from skequinas.search.residual import AdaptiveSearch, ResidualPathway
 
 __all__ = [
+    "AdaptiveSearch",
     "DifferentiableSearch",
     "Evaluation",
     "EvolutionarySearch",
@@ -16,6 +18,7 @@ __all__ = [
     "Proposal",
     "RandomConstraints",
     "RandomSearch",
+    "ResidualPathway",
     "Search",
     "choose",
     "register_search",

@@ -10,15 +10,14 @@ from typing import Any, ClassVar
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from skequinas.groups import PointGroup, Subgroup
-from skequinas.nn.architecture import Architecture, Constraint
-from skequinas.nn.layers import EquivariantConv2d, MixedGroupConv2d
-from skequinas.search.base import Search
-from skequinas.search.evaluation import Evaluation, Proposal
+from skequinas.search.evaluation import Proposal
+from skequinas.search.tightening import TighteningSearch
+from skequinas.training import TrainingSettings
 
 __all__ = ["DifferentiableSearch"]
 
 
-class DifferentiableSearch(Search):
+class DifferentiableSearch(TighteningSearch):
     """EquiNAS_D: learn in every layer how much each subgroup contributes, then tighten as far as the data allow.
 
     In the first stage every layer mixes kernels constrained to all subgroups of the group, in shares
@@ -140,77 +139,31 @@ class DifferentiableSearch(Search):
         self.tolerance = tolerance
         self.level = level
 
-    def cost(self) -> float:
-        """About how long the search takes, in full trainings of a constrained network."""
-        length = self.epochs_ * self._first_share
-        mixture = length if self.mixture_epochs is None else self.mixture_epochs
-        tightened = length / 4 if self.epochs_per_generation is None else self.epochs_per_generation
+    @property
+    def first_epochs(self) -> float | None:
+        """The length of the first stage, if it is set."""
+        return self.mixture_epochs
+
+    @property
+    def first_cost(self) -> float:
+        """Of a step of the mixture, in those of a constrained network."""
         # a step of the alphas takes about as long as one of the weights
-        mixture *= self.mixed_cost_ * (1 + (self.alphas != "drawn") / self.alpha_interval)
-        return (mixture + self.discretize * 3 * tightened) / self.epochs_
+        return self.mixed_cost_ * (1 + (self.alphas != "drawn") / self.alpha_interval)
 
-    @property
-    def _by_curve(self) -> bool:
-        return self.by_curve_ and self.mixture_epochs is None and not self.keeps_network
-
-    def n_passes(self) -> int:
-        """About how often all validation images go through a network, the evidence apart."""
-        return 1 + 3 * self.discretize
-
-    @property
-    def keeps_network(self) -> bool:
-        """Whether the learned mixture itself is the result."""
-        return not self.discretize
-
-    @property
-    def gathers_evidence(self) -> bool:
-        """Whether what the data say for and against symmetries leads to its result: if the mixture is not kept."""
-        return self.discretize
-
-    def check_start(self, architecture: Architecture) -> None:
-        """Refuse an architecture that is constrained to anything but the whole group, but for a free head."""
-        super().check_start(architecture)
-        if architecture.head == "free" and self.discretize:
-            raise ValueError(
-                "architecture has head='free', so that its function has no symmetry, and the mixture is to be tightened"
-                " to what the search finds. Set discretize=False, or head='constrained'."
-            )
-        if set(architecture.chain) != {architecture.group.whole}:
-            raise ValueError(
-                f"architecture has the constraints {architecture}, but a differentiable search mixes all subgroups in "
-                f"every layer. Leave its constraints out, or use search='evolutionary' or 'none'."
-            )
-
-    def propose(self) -> list[Proposal]:
-        """The mixture first, then up to three ways of tightening it."""
-        rate = self.training_.learning_rate if self.learning_rate is None else self.learning_rate
-        training = replace(self.training_, learning_rate=rate)
+    def first(self, training: TrainingSettings, epochs: float) -> Proposal:
+        """The mixture."""
         start, group = self.architecture_, self.architecture_.group
-        if self.generation_ == 0:
-            n_free = start.n_layers - len(start.chain)  # a free head is not mixed
-            constraints: tuple[Constraint, ...] = (self._mixed(group),) * len(start.chain) + (group.trivial,) * n_free
-            mixed = replace(start, constraints=constraints, skips=self.skip or start.skips)
-            training = replace(
-                training,
-                optimizer=training.optimizer if self.optimizer is None else self.optimizer,
-                schedule=self.schedule,
-                weight_decay=0.0,  # the norms of a mixture's weights are fixed
-                alpha_learning_rate=self.alpha_learning_rate,
-                alpha_interval=self.alpha_interval,
-                alphas=self.alphas,
-            )
-            epochs = self.epochs_ if self.mixture_epochs is None else self.mixture_epochs
-            proposal = replace(self.proposal(mixed, epochs, training), favour=self.favour, alpha_data=self.alpha_data)
-            return [replace(proposal, probe=True, by_curve=self._by_curve)]
-        if self.generation_ > 1 or not self.discretize or not self.population_:
-            return []
-        mixture, symmetry = self.population_[0], self.symmetry_
-        assert symmetry is not None
-        n_hidden = start.n_layers - 1
-        ways = [(group.whole,) * n_hidden, self._majorities(mixture, symmetry), (symmetry,) * n_hidden]
-        architectures = dict.fromkeys(start.with_constraints((*way, symmetry)) for way in ways)
-        epochs = self.epochs_ / 4 if self.epochs_per_generation is None else self.epochs_per_generation
-        return [self.proposal(architecture, epochs, training, mixture) for architecture in architectures]
+        mixed = replace(self.softened(self._mixed(group)), skips=self.skip or start.skips)
+        training = replace(
+            training,
+            optimizer=training.optimizer if self.optimizer is None else self.optimizer,
+            schedule=self.schedule,
+            weight_decay=0.0,  # the norms of a mixture's weights are fixed
+            alpha_learning_rate=self.alpha_learning_rate,
+            alpha_interval=self.alpha_interval,
+            alphas=self.alphas,
+        )
+        return replace(self.proposal(mixed, epochs, training), favour=self.favour, alpha_data=self.alpha_data)
 
     def _mixed(self, group: PointGroup) -> tuple[Subgroup, ...]:
         """The subgroups to mix, the whole group first and C1 last."""
@@ -223,15 +176,3 @@ class DifferentiableSearch(Search):
             return tuple(chain)
         chosen = {group.subgroup(name) for name in self.subgroups} | {group.whole, group.trivial}
         return tuple(h for h in group.subgroups if h in chosen)
-
-    def _majorities(self, mixture: Evaluation, symmetry: Subgroup) -> tuple[Subgroup, ...]:
-        """For each hidden layer the largest subgroup that contains the symmetry and that half of the mixture obeys."""
-
-        def largest(layer: EquivariantConv2d) -> Subgroup:
-            assert isinstance(layer, MixedGroupConv2d)
-            shares = dict(zip(layer.constraints, layer.shares().tolist(), strict=True))
-            skip = layer.skip_share()  # which obeys them all
-            support = {k: skip + sum(share for h, share in shares.items() if k <= h) for k in shares if symmetry <= k}
-            return max((k for k in support if support[k] >= 0.5), key=lambda k: (k.order, support[k]), default=symmetry)
-
-        return tuple(largest(layer) for layer in mixture.network.convolutions[:-1])

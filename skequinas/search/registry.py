@@ -9,6 +9,7 @@ from skequinas.search.base import Search
 from skequinas.search.baselines import NoSearch, RandomConstraints, RandomSearch
 from skequinas.search.differentiable import DifferentiableSearch
 from skequinas.search.evolutionary import EvolutionarySearch
+from skequinas.search.residual import AdaptiveSearch, ResidualPathway
 
 __all__ = ["SEARCHES", "register_search", "resolve_search"]
 
@@ -17,6 +18,8 @@ SEARCHES: Registry[type[Search]] = Registry(
     {
         "evolutionary": EvolutionarySearch,
         "differentiable": DifferentiableSearch,
+        "adaptive": AdaptiveSearch,
+        "residual": ResidualPathway,
         "random": RandomSearch,
         "random_constraints": RandomConstraints,
         "none": NoSearch,

@@ -17,6 +17,7 @@ from skequinas.training.evaluation import evaluate
 from skequinas.training.objective import Objective
 from skequinas.training.optimizer import SGD, AdamW, Muon
 from skequinas.training.recording import Recorded, recorded
+from skequinas.training.residuals import DualAscent, ResidualSettings, residual_layers, residual_prior
 
 __all__ = ["PRECISIONS", "DivergenceError", "TrainingSettings", "refresh_statistics", "train"]
 
@@ -60,6 +61,8 @@ class TrainingSettings:
         The share of each target that is spread evenly over all classes in training, where the objective has classes.
     momentum : float
         That of "sgd", Nesterov's unless it is 0. Muon and AdamW have their own.
+    residuals : ResidualSettings or None
+        How the residuals of layers that have any are held in check.
     """
 
     learning_rate: float = 1e-2
@@ -73,6 +76,12 @@ class TrainingSettings:
     precision: str = "float32"
     label_smoothing: float = 0.0
     momentum: float = 0.9
+    residuals: ResidualSettings | None = None
+
+    def __post_init__(self) -> None:
+        own: Any = self.residuals
+        if isinstance(own, dict):  # as files have them
+            object.__setattr__(self, "residuals", ResidualSettings(**own))
 
 
 def train(
@@ -127,11 +136,13 @@ def train(
     """
     parameters = dict(network.named_parameters())
     alphas = [p for name, p in parameters.items() if name.endswith("logits")]
-    weights = [p for name, p in parameters.items() if not name.endswith("logits")]
+    weights = [p for name, p in parameters.items() if not name.endswith(("logits", "gammas"))]
     optimizer = _optimizer(network, weights, settings)
     per_epoch = batches_per_epoch(len(data), settings.batch_size)
     last = n_steps(len(data), epochs, settings.batch_size)
     schedule = _schedule(optimizer, settings, last)
+    ascent = _ascent(network, settings.residuals, last)
+    trained = weights if ascent is None else [*weights, *ascent.gammas]
     batches = endless_batches(data, settings.batch_size, seed)
     if augmentation is not None:
         batches = (batch._replace(inputs=augmentation(batch.inputs)) for batch in batches)
@@ -145,7 +156,7 @@ def train(
     network.train()
     started, epoch_loss, in_epoch = time.perf_counter(), torch.zeros((), device=data.images.device), 0
     # the network ends with its best weights, also when the loop is interrupted
-    with best, recorded(network, data.images.device, last, weights) as forward:
+    with best, recorded(network, data.images.device, last, trained) as forward:
         if isinstance(forward, Recorded):
             if isinstance(optimizer, Muon):
                 optimizer.record()
@@ -157,10 +168,12 @@ def train(
             batch = next(batches)
             with _autocast(data, settings):
                 mean = batch.loss(forward, data.objective, settings.label_smoothing)
-                loss = _penalised(mean, network, data.objective)
-            _forget(weights)
-            loss.backward(inputs=weights)
+                loss = _penalised(mean, network, data.objective, settings.residuals)
+            _forget(trained)
+            loss.backward(inputs=trained)
             optimizer.step()
+            if ascent is not None:
+                ascent.step()
             schedule.step()
             epoch_loss += loss.detach()
             del mean, loss  # while their graph lives nothing else can be recorded: it is of another stream
@@ -225,8 +238,25 @@ def refresh_statistics(
     network.train(training)
 
 
-def _penalised(loss: Tensor, network: nn.Module, objective: Objective) -> Tensor:
-    return loss if objective.penalty is None else loss + objective.penalty(network)
+def _penalised(
+    loss: Tensor, network: nn.Module, objective: Objective, residuals: ResidualSettings | None = None
+) -> Tensor:
+    if objective.penalty is not None:
+        loss = loss + objective.penalty(network)
+    if residuals is not None and (residuals.equivariant_decay or residuals.residual_decay) and residual_layers(network):
+        loss = loss + residual_prior(network, residuals)
+    return loss
+
+
+def _ascent(network: nn.Module, settings: ResidualSettings | None, n_steps: int) -> DualAscent | None:
+    """What trains the norms of residuals, if there are any to train."""
+    if settings is None or not settings.rate:
+        return None
+    layers = residual_layers(network)
+    if settings.free_head:
+        layers = [layer for layer in layers if layer.regular_out]
+    gammas = [layer.gammas for layer in layers if layer.gammas is not None and len(layer.gammas)]
+    return DualAscent(gammas, settings, n_steps) if gammas else None
 
 
 def _autocast(data: DataPart, settings: TrainingSettings) -> torch.autocast:

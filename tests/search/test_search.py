@@ -23,6 +23,7 @@ from skequinas.evidence import Evidence, gather_evidence, largest_accepted
 from skequinas.groups import PointGroup, Subgroup
 from skequinas.nn import Architecture, EquivariantNetwork, inherit, transform_images
 from skequinas.search import (
+    AdaptiveSearch,
     DifferentiableSearch,
     Evaluation,
     EvolutionarySearch,
@@ -30,6 +31,7 @@ from skequinas.search import (
     Proposal,
     RandomConstraints,
     RandomSearch,
+    ResidualPathway,
     Search,
     choose,
     driver,
@@ -74,6 +76,10 @@ SEARCHES: dict[str, Search] = {
     "random constraints": RandomConstraints(),
     "differentiable": DifferentiableSearch(1, epochs_per_generation=0.5, alpha_interval=1),
     "differentiable, a mixture": DifferentiableSearch(1, alpha_interval=1, discretize=False),
+    "adaptive": AdaptiveSearch(1, epochs_per_generation=0.5),
+    "adaptive, resilient, as it is": AdaptiveSearch(1, price=1.0, discretize=False),
+    "residual": ResidualPathway(1, epochs_per_generation=0.5),
+    "residual, as it is": ResidualPathway(1, normalised=False, residual_decay=0.01, discretize=False),
     "none": NoSearch(),
 }
 State = dict[str, Any]
