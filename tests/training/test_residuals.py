@@ -151,8 +151,8 @@ def test_a_prior_is_the_sum_of_squares() -> None:
         for own in (layer.weights, layer.biases):
             if own is not None:
                 w, v = own.parts()
-                expected += 0.3 * float(w.square().sum()) + 0.7 * float(v.square().sum())
-    assert float(residual_prior(network, ResidualSettings(0.3, 0.7))) == pytest.approx(expected, rel=1e-5)
+                expected += 0.3 * float(w.detach().square().sum()) + 0.7 * float(v.detach().square().sum())
+    assert float(residual_prior(network, ResidualSettings(0.3, 0.7)).detach()) == pytest.approx(expected, rel=1e-5)
 
 
 def test_settings_come_back_from_plain_values() -> None:
