@@ -313,7 +313,7 @@ class Session:
         train(
             self.network,
             self.split.training if early_stopping else self.split.whole,
-            self.training,
+            self.search.final_settings(self.training),
             epochs,
             seed=self.seed,
             validation=self.split.validation if early_stopping else None,

@@ -6,20 +6,23 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from skequinas.groups import PointGroup
+from skequinas.groups import PointGroup, pixel_elements
 from skequinas.nn.networks import EquivariantNetwork
 from skequinas.nn.transforms import transform_images
 from skequinas.runtime.process import full_precision
+from skequinas.training.data import DataPart
 
 __all__ = [
     "Measures",
     "effective_invariance",
     "layer_distances",
     "lie_derivative",
+    "mean_change",
     "measure",
     "measured_change",
     "moved_outputs",
@@ -99,6 +102,33 @@ def measured_change(outputs: Tensor, group: PointGroup) -> dict[str, float]:
     variation = _variation(outputs[0])
     changes = (outputs - outputs[0]).square().sum(2).mean(1).sqrt().tolist()
     return {group.element_name(g): _relative(change, variation) for g, change in enumerate(changes)}
+
+
+def mean_change(network: nn.Module, data: DataPart, group: str, n_images: int = 512) -> float:
+    """How much a network's outputs change, in the mean over the elements of a group that map pixels to pixels.
+
+    Parameters
+    ----------
+    network : Module
+    data : DataPart
+    group : str
+    n_images : int, default=512
+        So many of the images, the first, are asked.
+    """
+    moves = PointGroup.from_name(group)
+    rows = torch.arange(min(len(data), n_images), device=data.images.device)
+    inputs = data.batch(rows).inputs
+    elements = [g for g in pixel_elements(moves) if g]
+    if not elements:
+        return 0.0
+    with full_precision(), torch.inference_mode():
+        network.eval()
+        before = network(inputs).double()
+        changes = [
+            float((network(transform_images(inputs, moves, g)).double() - before).square().sum(1).mean().sqrt())
+            for g in elements
+        ]
+    return float(np.mean([_relative(change, _variation(before)) for change in changes]))
 
 
 def effective_invariance(outputs: Tensor, group: PointGroup) -> dict[str, float]:

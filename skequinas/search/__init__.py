@@ -6,6 +6,7 @@ from skequinas.search.differentiable import DifferentiableSearch
 from skequinas.search.driver import run_search
 from skequinas.search.evaluation import Evaluation, Proposal, choose
 from skequinas.search.evolutionary import EvolutionarySearch
+from skequinas.search.penalised import PenalisedSearch
 from skequinas.search.registry import register_search, resolve_search
 from skequinas.search.residual import AdaptiveSearch, ResidualPathway
 
@@ -15,6 +16,7 @@ __all__ = [
     "Evaluation",
     "EvolutionarySearch",
     "NoSearch",
+    "PenalisedSearch",
     "Proposal",
     "RandomConstraints",
     "RandomSearch",

@@ -119,6 +119,10 @@ class Search(TwoWays, BaseEstimator):
         """How long to train the model: three times as long as was found to pay, and never longer than it may be."""
         return min(self.epochs_ / self.curve_share_, _FINAL_LENGTH * self.epochs_) if self.by_curve_ else self.epochs_
 
+    def final_settings(self, training: TrainingSettings) -> TrainingSettings:
+        """How the model is trained: as the settings say, unless the search found out more."""
+        return training
+
     def tell(self, evaluations: Sequence[Evaluation]) -> None:
         """Take the evaluations of what was asked, in the same order."""
         self.records_ += [e.record() for e in evaluations]

@@ -13,6 +13,7 @@ import torch
 from joblib import Parallel, delayed, effective_n_jobs
 
 from skequinas.evidence.gradients import relaxation_p_values
+from skequinas.evidence.measures import mean_change
 from skequinas.evidence.orbit import gather_evidence
 from skequinas.nn.networks import EquivariantNetwork, inherit
 from skequinas.runtime.process import fitting_state, kept_memory, torch_threads
@@ -163,7 +164,7 @@ def _evaluation_elsewhere(task: _Task, data: DataPart, validation: DataPart) -> 
 def _evaluation(task: _Task, data: DataPart, validation: DataPart, stop: Callable[[], bool]) -> tuple[Evaluation, str]:
     """Train a proposal and evaluate it, if its training was not cut off or it is to be evaluated always."""
     started, proposal, trouble = time.perf_counter(), task.proposal, ""
-    evidence = None
+    evidence, change = None, float("nan")
     if task.parent is None:
         generator = torch.Generator().manual_seed(proposal.seed)
         network = EquivariantNetwork(proposal.architecture, generator)
@@ -197,6 +198,8 @@ def _evaluation(task: _Task, data: DataPart, validation: DataPart, stop: Callabl
             losses, errors = evaluate(network, validation)
             if proposal.probe:
                 evidence = gather_evidence(network, unseen, proposal.architecture.group, proposal.seed)
+            if proposal.training.invariance is not None:
+                change = mean_change(network, validation, proposal.training.invariance.group)
     except DivergenceError as error:
         trouble = str(error)
         losses, errors = (np.full(len(validation), np.inf) for _ in range(2))
@@ -208,8 +211,9 @@ def _evaluation(task: _Task, data: DataPart, validation: DataPart, stop: Callabl
     seconds = time.perf_counter() - started
     weights, shares = validation.sample_weights(), history.shares or None
     evaluation = Evaluation(
-        proposal, network, losses, errors, seconds, evidence, weights, share_history=shares, units=validation.units
-    )
+        proposal, network, losses, errors, seconds, evidence, weights,
+        share_history=shares, units=validation.units, change=change,
+    )  # fmt: skip
     return evaluation, trouble
 
 

@@ -97,7 +97,8 @@ class Evaluation:
 
     ``calls`` are the p-values of "relaxing this layer gains nothing", by the layer's number, once they are known;
     ``share_history`` holds the shares of mixed layers in the course of the training. The samples may have weights, and
-    units of those that are not independent of each other.
+    units of those that are not independent of each other. ``change`` is by how much of their variation outputs change
+    when images are moved, in the mean, where the training is told to make that small.
     """
 
     proposal: Proposal
@@ -110,6 +111,7 @@ class Evaluation:
     calls: dict[int, float] | None = None
     share_history: dict[str, dict[str, list[float]]] | None = None
     units: NDArray[np.int64] | None = None
+    change: float = float("nan")
 
     @property
     def architecture(self) -> Architecture:
@@ -134,7 +136,9 @@ class Evaluation:
     def record(self) -> dict[str, Any]:
         """One row of ``search_results_``."""
         error, standard_error = mean_with_error(self.errors, self.weights, self.units)
-        return {
+        invariance = self.proposal.training.invariance
+        own = {} if invariance is None else {"penalty": invariance.weight, "change": self.change}
+        return own | {
             "candidate": self.proposal.number,
             "parent": -1 if self.proposal.parent is None else self.proposal.parent,
             "generation": self.proposal.generation,
@@ -155,13 +159,13 @@ class Evaluation:
         own = {"losses": self.losses, "errors": self.errors, "weights": self.weights, "units": self.units}
         tensors |= {name: torch.from_numpy(value) for name, value in own.items() if value is not None}
         calls = None if self.calls is None else list(self.calls.items())
-        return self.proposal.to_dict() | {"seconds": self.seconds, "calls": calls}, tensors
+        return self.proposal.to_dict() | {"seconds": self.seconds, "calls": calls, "change": self.change}, tensors
 
     @classmethod
     def from_state(cls, values: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Self:
         """The inverse of `to_state`."""
         values = dict(values)
-        seconds, calls = values.pop("seconds"), values.pop("calls")
+        seconds, calls, change = values.pop("seconds"), values.pop("calls"), values.pop("change", float("nan"))
         proposal = Proposal.from_dict(values)
         weights = {k.removeprefix("network/"): v for k, v in tensors.items() if k.startswith("network/")}
         return cls(
@@ -173,6 +177,7 @@ class Evaluation:
             weights=tensors["weights"].numpy() if "weights" in tensors else None,
             units=tensors["units"].numpy() if "units" in tensors else None,
             calls=None if calls is None else {int(layer): p_value for layer, p_value in calls},
+            change=change,
         )
 
 

@@ -9,6 +9,7 @@ from skequinas.search.base import Search
 from skequinas.search.baselines import NoSearch, RandomConstraints, RandomSearch
 from skequinas.search.differentiable import DifferentiableSearch
 from skequinas.search.evolutionary import EvolutionarySearch
+from skequinas.search.penalised import PenalisedSearch
 from skequinas.search.residual import AdaptiveSearch, ResidualPathway
 
 __all__ = ["SEARCHES", "register_search", "resolve_search"]
@@ -20,6 +21,7 @@ SEARCHES: Registry[type[Search]] = Registry(
         "differentiable": DifferentiableSearch,
         "adaptive": AdaptiveSearch,
         "residual": ResidualPathway,
+        "penalised": PenalisedSearch,
         "random": RandomSearch,
         "random_constraints": RandomConstraints,
         "none": NoSearch,

@@ -26,7 +26,10 @@ class Batch(NamedTuple):
 
     def loss(self, network: Callable[[Tensor], Tensor], objective: Objective, label_smoothing: float = 0.0) -> Tensor:
         """The mean loss, weighted by the samples' weights, whose mean over all data is 1; without the penalty."""
-        outputs = network(self.inputs)
+        return self.loss_of(network(self.inputs), objective, label_smoothing)
+
+    def loss_of(self, outputs: Tensor, objective: Objective, label_smoothing: float = 0.0) -> Tensor:
+        """The same of outputs that are known."""
         if outputs.dtype == torch.bfloat16:
             outputs = outputs.float()
         if label_smoothing and objective.smoothed is not None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from skequinas.training.data import DataPart, batches_per_epoch, endless_batches, mean_with_error, n_steps
 from skequinas.training.evaluation import evaluate
+from skequinas.training.invariance import InvariancePenalty, InvarianceSettings
 from skequinas.training.objective import Objective
 from skequinas.training.optimizer import SGD, AdamW, Muon
 from skequinas.training.recording import Recorded, recorded
@@ -63,6 +64,8 @@ class TrainingSettings:
         That of "sgd", Nesterov's unless it is 0. Muon and AdamW have their own.
     residuals : ResidualSettings or None
         How the residuals of layers that have any are held in check.
+    invariance : InvarianceSettings or None
+        What is added to the loss for how the network changes when images are moved.
     """
 
     learning_rate: float = 1e-2
@@ -77,11 +80,14 @@ class TrainingSettings:
     label_smoothing: float = 0.0
     momentum: float = 0.9
     residuals: ResidualSettings | None = None
+    invariance: InvarianceSettings | None = None
 
     def __post_init__(self) -> None:
-        own: Any = self.residuals
-        if isinstance(own, dict):  # as files have them
-            object.__setattr__(self, "residuals", ResidualSettings(**own))
+        kinds: dict[str, type] = {"residuals": ResidualSettings, "invariance": InvarianceSettings}
+        for name, kind in kinds.items():
+            own = getattr(self, name)
+            if isinstance(own, dict):  # as files have them
+                object.__setattr__(self, name, kind(**own))
 
 
 def train(
@@ -142,6 +148,7 @@ def train(
     last = n_steps(len(data), epochs, settings.batch_size)
     schedule = _schedule(optimizer, settings, last)
     ascent = _ascent(network, settings.residuals, last)
+    invariance = None if settings.invariance is None else InvariancePenalty(settings.invariance, network, seed)
     trained = weights if ascent is None else [*weights, *ascent.gammas]
     batches = endless_batches(data, settings.batch_size, seed)
     if augmentation is not None:
@@ -167,7 +174,10 @@ def train(
                 network.train()
             batch = next(batches)
             with _autocast(data, settings):
-                mean = batch.loss(forward, data.objective, settings.label_smoothing)
+                if invariance is None:
+                    mean = batch.loss(forward, data.objective, settings.label_smoothing)
+                else:
+                    mean = invariance.loss(forward, batch, data.objective, settings.label_smoothing)
                 loss = _penalised(mean, network, data.objective, settings.residuals)
             _forget(trained)
             loss.backward(inputs=trained)

@@ -30,8 +30,8 @@ MODELS = [
     kind(group, search, **SETTINGS)
     for kind in (EquivariantNASClassifier, EquivariantNASRegressor)
     for group, search in (
-        ("D4", "differentiable"), ("D4", GUIDED), ("D4", "adaptive"), ("D4", "residual"), ("C1", RandomSearch(1)),
-        ("C1", "random_constraints"), ("C1", "none"),
+        ("D4", "differentiable"), ("D4", GUIDED), ("D4", "adaptive"), ("D4", "residual"), ("D4", "penalised"),
+        ("C1", RandomSearch(1)),        ("C1", "random_constraints"), ("C1", "none"),
     )
 ]  # fmt: skip
 assert len(MODELS) == 2 * len(SEARCHES)

@@ -7,6 +7,7 @@ import itertools
 import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from skequinas.search import (
     Evaluation,
     EvolutionarySearch,
     NoSearch,
+    PenalisedSearch,
     Proposal,
     RandomConstraints,
     RandomSearch,
@@ -80,6 +82,8 @@ SEARCHES: dict[str, Search] = {
     "adaptive, resilient, as it is": AdaptiveSearch(1, price=1.0, discretize=False),
     "residual": ResidualPathway(1, epochs_per_generation=0.5),
     "residual, as it is": ResidualPathway(1, normalised=False, residual_decay=0.01, discretize=False),
+    "penalised": PenalisedSearch([0.0, 1.0], epochs_per_weight=1),
+    "penalised, latent": PenalisedSearch([0.5, 2.0], kind="latent", adapted=True, epochs_per_weight=1),
     "none": NoSearch(),
 }
 State = dict[str, Any]
@@ -222,7 +226,7 @@ def test_proposals_are_numbered_and_keep_the_shape_of_the_network(search: Search
     assert [p.number for proposals in rounds for p in proposals] == list(range(sum(map(len, rounds))))
     for generation, proposals in enumerate(rounds):
         assert {p.generation for p in proposals} == {generation}
-        assert len({p.architecture for p in proposals}) == len(proposals)
+        assert len({(p.architecture, p.training) for p in proposals}) == len(proposals)
         assert all(p.architecture.with_constraints(()) == START for p in proposals)
         assert all(p.epochs > 0 for p in proposals)
 
@@ -239,7 +243,9 @@ def test_the_proposals_of_a_generation_share_their_seed_and_training(search: Sea
     rounds = drive(started(search))
     for proposals in rounds:
         assert len({p.seed for p in proposals}) == 1
-        assert len({(p.epochs, p.training) for p in proposals if not p.probe or len(proposals) == 1}) == 1
+        alike = [p for p in proposals if not p.probe or len(proposals) == 1]
+        # but for the penalty, where that is what is searched
+        assert len({(p.epochs, replace(p.training, invariance=None)) for p in alike}) == 1
     assert len({proposals[0].seed for proposals in rounds}) == len(rounds)
 
 
