@@ -11,6 +11,7 @@ from skequinas.nn import Architecture, EquivariantNetwork, relax
 from skequinas.runtime.versions import show_versions
 from skequinas.search import (
     AdaptiveSearch,
+    ConstraintRelaxation,
     DifferentiableSearch,
     EvolutionarySearch,
     NoSearch,
@@ -29,6 +30,7 @@ except PackageNotFoundError:  # run from a checkout that is not installed
 __all__ = [
     "AdaptiveSearch",
     "Architecture",
+    "ConstraintRelaxation",
     "DifferentiableSearch",
     "EquivariantNASClassifier",
     "EquivariantNASRegressor",

@@ -58,6 +58,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "penalised, latent": {"search": PenalisedSearch(kind="latent")},
     "random": {"search": "random"},
     "D4": {"search": "none"},
+    "D4, relaxed training": {"search": "relaxation"},
     "C1": {"search": "none", "group": "C1"},
     "C1, moved images": {"search": "none", "augment": "group", "averaging": "none"},
 }

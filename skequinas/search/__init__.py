@@ -8,10 +8,11 @@ from skequinas.search.evaluation import Evaluation, Proposal, choose
 from skequinas.search.evolutionary import EvolutionarySearch
 from skequinas.search.penalised import PenalisedSearch
 from skequinas.search.registry import register_search, resolve_search
-from skequinas.search.residual import AdaptiveSearch, ResidualPathway
+from skequinas.search.residual import AdaptiveSearch, ConstraintRelaxation, ResidualPathway
 
 __all__ = [
     "AdaptiveSearch",
+    "ConstraintRelaxation",
     "DifferentiableSearch",
     "Evaluation",
     "EvolutionarySearch",

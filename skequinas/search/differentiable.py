@@ -64,6 +64,8 @@ class DifferentiableSearch(TighteningSearch):
     alphas : {"learned", "permuted", "drawn"}, default="learned"
         The controls of the paper: with "permuted" the gradients of a layer's alphas are shuffled among them, "drawn"
         takes alphas from the normal distribution and leaves them as they are.
+    entropy : float, default=0.0
+        What the mean entropy of a layer's shares adds to the loss of its alphas: with more of it shares are clearer.
     discretize : bool, default=True
         False makes the learned mixture itself the result, as in the paper.
     tolerance : float, default=1.0
@@ -93,6 +95,7 @@ class DifferentiableSearch(TighteningSearch):
         "favour": [Interval(Real, None, None, closed="neither")],
         "skip": ["boolean"],
         "alphas": [StrOptions({"learned", "permuted", "drawn"})],
+        "entropy": [Interval(Real, 0, None, closed="left")],
         "discretize": ["boolean"],
         "tolerance": [Interval(Real, 0, None, closed="left")],
         "level": [Interval(Real, 0.001, 0.5, closed="both")],
@@ -103,6 +106,7 @@ class DifferentiableSearch(TighteningSearch):
     favour: float = 2.0
     skip: bool = False
     alphas: str = "learned"
+    entropy: float = 0.0
 
     def __init__(
         self,
@@ -119,6 +123,7 @@ class DifferentiableSearch(TighteningSearch):
         favour: float = 2.0,
         skip: bool = False,
         alphas: str = "learned",
+        entropy: float = 0.0,
         discretize: bool = True,
         tolerance: float = 1.0,
         level: float = 0.01,
@@ -135,6 +140,7 @@ class DifferentiableSearch(TighteningSearch):
         self.favour = favour
         self.skip = skip
         self.alphas = alphas
+        self.entropy = entropy
         self.discretize = discretize
         self.tolerance = tolerance
         self.level = level
@@ -162,6 +168,7 @@ class DifferentiableSearch(TighteningSearch):
             alpha_learning_rate=self.alpha_learning_rate,
             alpha_interval=self.alpha_interval,
             alphas=self.alphas,
+            alpha_entropy=self.entropy,
         )
         return replace(self.proposal(mixed, epochs, training), favour=self.favour, alpha_data=self.alpha_data)
 

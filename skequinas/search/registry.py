@@ -10,7 +10,7 @@ from skequinas.search.baselines import NoSearch, RandomConstraints, RandomSearch
 from skequinas.search.differentiable import DifferentiableSearch
 from skequinas.search.evolutionary import EvolutionarySearch
 from skequinas.search.penalised import PenalisedSearch
-from skequinas.search.residual import AdaptiveSearch, ResidualPathway
+from skequinas.search.residual import AdaptiveSearch, ConstraintRelaxation, ResidualPathway
 
 __all__ = ["SEARCHES", "register_search", "resolve_search"]
 
@@ -22,6 +22,7 @@ SEARCHES: Registry[type[Search]] = Registry(
         "adaptive": AdaptiveSearch,
         "residual": ResidualPathway,
         "penalised": PenalisedSearch,
+        "relaxation": ConstraintRelaxation,
         "random": RandomSearch,
         "random_constraints": RandomConstraints,
         "none": NoSearch,

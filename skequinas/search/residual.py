@@ -10,12 +10,13 @@ from typing import Any, ClassVar
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from skequinas.nn.architecture import Architecture
+from skequinas.search.baselines import NoSearch
 from skequinas.search.evaluation import Proposal
 from skequinas.search.tightening import TighteningSearch
 from skequinas.training import TrainingSettings
 from skequinas.training.residuals import ResidualSettings
 
-__all__ = ["AdaptiveSearch", "ResidualPathway"]
+__all__ = ["AdaptiveSearch", "ConstraintRelaxation", "ResidualPathway"]
 
 _POSITIVE = Interval(Real, 0, None, closed="neither")
 _NOT_NEGATIVE = Interval(Real, 0, None, closed="left")
@@ -239,3 +240,32 @@ class ResidualPathway(_RelaxedSearch):
                 "optimizer='muon' leaves the norms of kernels as they are, so that priors of weights (normalised=False)"
                 " mean nothing. Use optimizer='adamw' or 'sgd', or normalised=True."
             )
+
+
+class ConstraintRelaxation(NoSearch):
+    """No search: the architecture as it is, whose training is relaxed.
+
+    In the course of the training every constrained kernel has a residual without constraints, whose norm, relative to
+    the kernel's, rises to ``height`` by the middle and falls to 0 again. The model ends constrained as it began.
+    The published form lets the residual grow as it likes and penalises its size and its derivative along the group;
+    here its norm is given, which leaves nothing to penalise.
+
+    Parameters
+    ----------
+    height : float, default=0.5
+        The greatest relative norm.
+
+    References
+    ----------
+    Pertigkiozoglou, Chatzipantazis, Trivedi and Daniilidis, Improving Equivariant Model Training via Constraint
+    Relaxation, NeurIPS 2024.
+    """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {"height": [_POSITIVE]}
+
+    def __init__(self, height: float = 0.5) -> None:
+        self.height = height
+
+    def final_settings(self, training: TrainingSettings) -> TrainingSettings:
+        """With the relaxation."""
+        return replace(training, residuals=ResidualSettings(relaxation=self.height))

@@ -18,6 +18,7 @@ from skequinas.training.invariance import InvariancePenalty, InvarianceSettings
 from skequinas.training.objective import Objective
 from skequinas.training.optimizer import SGD, AdamW, Muon
 from skequinas.training.recording import Recorded, recorded
+from skequinas.training.relaxation import Relaxation
 from skequinas.training.residuals import DualAscent, ResidualSettings, residual_layers, residual_prior
 
 __all__ = ["PRECISIONS", "DivergenceError", "TrainingSettings", "refresh_statistics", "train"]
@@ -56,6 +57,8 @@ class TrainingSettings:
     alphas : {"learned", "permuted", "drawn"}
         What becomes of those logits. "permuted" shuffles the gradients of each layer's among them, "drawn"
         leaves the logits as they are: the controls for what is learned.
+    alpha_entropy : float
+        What is added to the loss of those logits for each unit of the mean entropy of a layer's shares.
     precision : {"float32", "bfloat16"}
         "bfloat16" computes convolutions in that type; weights, statistics and losses are float32.
     label_smoothing : float
@@ -76,6 +79,7 @@ class TrainingSettings:
     alpha_learning_rate: float = 1e-2
     alpha_interval: int = 1
     alphas: str = "learned"
+    alpha_entropy: float = 0.0
     precision: str = "float32"
     label_smoothing: float = 0.0
     momentum: float = 0.9
@@ -140,12 +144,13 @@ def train(
     DivergenceError
         When the loss is no longer finite.
     """
+    last = n_steps(len(data), epochs, settings.batch_size)
+    relaxed = Relaxation(network, settings.residuals.relaxation if settings.residuals else 0.0, last, seed)
     parameters = dict(network.named_parameters())
     alphas = [p for name, p in parameters.items() if name.endswith("logits")]
     weights = [p for name, p in parameters.items() if not name.endswith(("logits", "gammas"))]
     optimizer = _optimizer(network, weights, settings)
     per_epoch = batches_per_epoch(len(data), settings.batch_size)
-    last = n_steps(len(data), epochs, settings.batch_size)
     schedule = _schedule(optimizer, settings, last)
     ascent = _ascent(network, settings.residuals, last)
     invariance = None if settings.invariance is None else InvariancePenalty(settings.invariance, network, seed)
@@ -163,7 +168,7 @@ def train(
     network.train()
     started, epoch_loss, in_epoch = time.perf_counter(), torch.zeros((), device=data.images.device), 0
     # the network ends with its best weights, also when the loop is interrupted
-    with best, recorded(network, data.images.device, last, trained) as forward:
+    with relaxed, best, recorded(network, data.images.device, last, trained) as forward:
         if isinstance(forward, Recorded):
             if isinstance(optimizer, Muon):
                 optimizer.record()
@@ -172,6 +177,7 @@ def train(
         for step in range(1, last + 1):
             if not network.training:  # it was evaluated
                 network.train()
+            constrained = relaxed.step(step)
             batch = next(batches)
             with _autocast(data, settings):
                 if invariance is None:
@@ -208,7 +214,8 @@ def train(
                     "validation_loss": mean_with_error(losses, importance)[0],
                     "validation_error": mean_with_error(errors, importance)[0],
                 }
-                waited = 0 if best.update(row["validation_loss"]) else waited + 1
+                if constrained:
+                    waited = 0 if best.update(row["validation_loss"]) else waited + 1
             log.append(row | {"seconds": time.perf_counter() - started})
             asked = on_epoch is not None and bool(on_epoch(log[-1]))
             if asked or stop or (patience is not None and waited >= patience):
@@ -330,6 +337,9 @@ class _AlphaStep:
         batch = next(self.batches)
         with _autocast(self.data, self.settings):
             loss = _penalised(batch.loss(self.forward, self.data.objective), self.network, self.data.objective)
+            if self.settings.alpha_entropy:
+                shares = [torch.special.entr(p.softmax(0)).sum() for p in self.alphas]
+                loss = loss + self.settings.alpha_entropy * torch.stack(shares).mean()
         for m, momentum in zip(self.norms, momenta, strict=True):
             m.momentum = momentum
         _forget(self.alphas)

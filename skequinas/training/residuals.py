@@ -46,6 +46,9 @@ class ResidualSettings:
         square.
     free_head : bool
         Whether the :math:`\gamma` of the last layer are left as they are.
+    relaxation : float
+        With a number above 0, layers that are constrained have a residual while they are trained, whose relative norm
+        rises to this and falls to 0 again, see `skequinas.training.relaxation`.
     """
 
     equivariant_decay: float = 0.0
@@ -55,6 +58,7 @@ class ResidualSettings:
     slack: float = 0.0
     price: float | None = None
     free_head: bool = True
+    relaxation: float = 0.0
 
 
 def residual_layers(network: nn.Module) -> list[ResidualGroupConv2d]:

@@ -31,7 +31,7 @@ MODELS = [
     for kind in (EquivariantNASClassifier, EquivariantNASRegressor)
     for group, search in (
         ("D4", "differentiable"), ("D4", GUIDED), ("D4", "adaptive"), ("D4", "residual"), ("D4", "penalised"),
-        ("C1", RandomSearch(1)),        ("C1", "random_constraints"), ("C1", "none"),
+        ("C2", "relaxation"), ("C1", RandomSearch(1)), ("C1", "random_constraints"), ("C1", "none"),
     )
 ]  # fmt: skip
 assert len(MODELS) == 2 * len(SEARCHES)

@@ -423,6 +423,16 @@ def test_drawn_alphas_stay_and_permuted_ones_are_learned_otherwise() -> None:
     assert 0.3 < np.std(logits) < 3
 
 
+def test_entropy_that_costs_makes_shares_clearer() -> None:
+    def entropy(search: Search) -> float:
+        shares = [np.array(values) for values in shares_of(search)]
+        return float(np.mean([-(z * np.log(z)).sum() for z in shares]))
+
+    found = [entropy(mixture_of(favour=0, entropy=weight, alpha_learning_rate=0.1)) for weight in (0.0, 0.3, 3.0)]
+    assert found[0] > found[1] > found[2]
+    assert found[2] < 0.7 * found[0]
+
+
 def test_the_gradients_of_alphas_are_permuted_within_each_layer() -> None:
     data = images_of(16, 0)
     mixed = START.with_constraints((D4.subgroups,) * 3)

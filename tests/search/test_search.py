@@ -25,6 +25,7 @@ from skequinas.groups import PointGroup, Subgroup
 from skequinas.nn import Architecture, EquivariantNetwork, inherit, transform_images
 from skequinas.search import (
     AdaptiveSearch,
+    ConstraintRelaxation,
     DifferentiableSearch,
     Evaluation,
     EvolutionarySearch,
@@ -84,6 +85,7 @@ SEARCHES: dict[str, Search] = {
     "residual, as it is": ResidualPathway(1, normalised=False, residual_decay=0.01, discretize=False),
     "penalised": PenalisedSearch([0.0, 1.0], epochs_per_weight=1),
     "penalised, latent": PenalisedSearch([0.5, 2.0], kind="latent", adapted=True, epochs_per_weight=1),
+    "relaxation": ConstraintRelaxation(),
     "none": NoSearch(),
 }
 State = dict[str, Any]
