@@ -6,7 +6,7 @@ FOLDER holds the npz files that docs/what_was_learned.md describes; images are s
 about 16. In the planted tasks digits are moved by random elements of D4, and labels tell the digit and whether the move
 mirrors; for a share of the images, which is given, they tell the latter, and for the others what they tell of it is
 random. So D4 is broken with that probability, and the best accuracy is (1 + share) / 2. The texture is oriented noise
-with scratches, whose direction is the class in half of the classes alone. Test images choose nothing.
+with or without pits, whose direction tells the class as well. Test images choose nothing.
 
 Written for each fit: accuracy (balanced for dermatoscopy), the change of outputs under each element of D4, the symmetry
 that was named, seconds of the process. With ``--rows FILE`` what was fitted is kept there, and not fitted again.
@@ -84,9 +84,9 @@ def load(folder: str, source: Source) -> Parts:
 
 
 def texture(n: int, seed: int) -> tuple[Images, Labels]:
-    """Rolled metal: noise along a line, upright in two classes of four and anyhow in the others, with or without pits.
+    """Rolled metal: noise along a line, with or without pits; upright in two of four classes, about level in others.
 
-    Moves take the classes of upright noise to others, and leave those of any direction as they are.
+    Quarter turns take the former to the latter, nearly; half turns and mirrors along and across change no class.
     """
     rng = np.random.default_rng(seed)
     labels = rng.integers(4, size=n)

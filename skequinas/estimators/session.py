@@ -173,7 +173,8 @@ class Session:
         few = min(batch_size, len(data), 2 if values > 4 * _LARGE else 8) if on_cpu and values > _LARGE else batch_size
         epochs = 6 / n_steps(len(data), 1, few)
         with suppress(DivergenceError):
-            train(network, data, replace(self.training, batch_size=few), epochs, seed=self.seed, on_step=on_step)
+            settings = replace(self.search.final_settings(self.training), batch_size=few)
+            train(network, data, settings, epochs, seed=self.seed, on_step=on_step)
         each = np.diff(ticks)
         seconds_of_few = float(np.median(each[1:] if len(each) > 1 else each))
         return seconds_of_few * min(batch_size, len(data)) / min(few, len(data))
@@ -295,6 +296,8 @@ class Session:
         self.monitor.log("images of the final training are moved at random by %s", self.moves)
         epochs = self.epochs
         if self.monitor.time_budget is not None:
+            if self.search.final_settings(self.training) != self.training:
+                self._step_seconds = self._time_step(self._new(architecture), self.monitor.time_budget / 20)
             left = self.monitor.time_budget - self._report_seconds - self.monitor.seconds
             epochs = min(epochs, epochs * left / (1.05 * self.n_batches(1) * self._step_seconds))
             if epochs < min(1.0, self.asked_epochs):
@@ -324,13 +327,9 @@ class Session:
         )
         n_steps_made = self.n_batches(epochs / self.epochs)
         if self.monitor.time_budget is not None and n_steps_made < _FEW_STEPS:
-            refresh_statistics(
-                self.network,
-                self.split.whole,
-                self.training.batch_size,
-                n_batches=n_steps_made,
-                augmentation=self.moves.start(self.seed),
-            )
+            moves = self.moves.start(self.seed)
+            few = self.training.batch_size
+            refresh_statistics(self.network, self.split.whole, few, n_batches=n_steps_made, augmentation=moves)
 
     def compare_with_simple_models(self) -> None:
         """Say so where the network learned less in its short time than the simplest models do."""

@@ -120,14 +120,13 @@ def mean_change(network: nn.Module, data: DataPart, group: str, n_images: int = 
     inputs = data.batch(rows).inputs
     elements = [g for g in pixel_elements(moves) if g]
     if not elements:
-        return 0.0
+        return 0.0 if moves.order == 1 else math.nan
+    network.eval()
+    chunks = inputs.split(128)
     with full_precision(), torch.inference_mode():
-        network.eval()
-        before = network(inputs).double()
-        changes = [
-            float((network(transform_images(inputs, moves, g)).double() - before).square().sum(1).mean().sqrt())
-            for g in elements
-        ]
+        before = torch.cat([network(x) for x in chunks]).double()
+        moved = [torch.cat([network(transform_images(x, moves, g)) for x in chunks]).double() for g in elements]
+    changes = [float((outputs - before).square().sum(1).mean().sqrt()) for outputs in moved]
     return float(np.mean([_relative(change, _variation(before)) for change in changes]))
 
 

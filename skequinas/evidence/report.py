@@ -45,7 +45,8 @@ class LearnedSymmetry:
         left it unmeasured. Elements that the pixel grid cannot do exactly move images by interpolation, whose traces
         count too.
     layer_weights : dict or None
-        After a differentiable search: from the name of each layer to a dict with the learned share of every subgroup.
+        After searches with mixed layers or residuals: from the name of each layer to a dict with the learned share of
+        every subgroup.
     evidence : dict or None
         From the name of every subgroup to its `Evidence`: the held-out score of a network that is free to break all
         symmetries when it is averaged over the subgroup, and the p-value of "the task has this symmetry" (images and
@@ -63,7 +64,7 @@ class LearnedSymmetry:
         From the name of each layer to a dict: for every larger group than its constraint, the length of what the kernel
         lacks to obey it, relative to the kernel's own. 0 would be no more than a name; 1 is as far as can be.
     share_history : dict or None
-        After a differentiable search: the shares in the course of its training, a list for each subgroup of each layer.
+        The same in the course of the training, a list for each subgroup of each layer.
     regression : bool, default=False
         Whether the targets are numbers.
     remark : str, default=""

@@ -132,9 +132,11 @@ def _checksum(text: str, tensors: dict[str, Tensor]) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Numbers of numpy as JSON takes them."""
+    """Numbers of numpy, and lists of them, as JSON takes them."""
     if isinstance(value, np.generic):
         return value.item()
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biufU":
+        return value.tolist()
     raise ValueError(f"{value!r} of type {type(value).__name__} cannot be written to a file of plain values.")
 
 

@@ -80,6 +80,9 @@ class OrbitWeights(nn.Module):
         return mix(self.weight, shares, norms, self.owner, self.sizes, tables)
 
 
+_OrbitWeights = OrbitWeights  # as pickles of before know it
+
+
 class EquivariantConv2d(nn.Module):
     """What constrained and mixed convolutions share: one ordinary convolution with ``kernel()`` and ``offset()``.
 

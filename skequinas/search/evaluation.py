@@ -138,7 +138,7 @@ class Evaluation:
         error, standard_error = mean_with_error(self.errors, self.weights, self.units)
         invariance = self.proposal.training.invariance
         own = {} if invariance is None else {"penalty": invariance.weight, "change": self.change}
-        return own | {
+        row = {
             "candidate": self.proposal.number,
             "parent": -1 if self.proposal.parent is None else self.proposal.parent,
             "generation": self.proposal.generation,
@@ -152,6 +152,7 @@ class Evaluation:
             "validation_loss": self.loss,
             "seconds": self.seconds,
         }
+        return row | own
 
     def to_state(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         """Plain values and tensors; evidence and the history of shares stand in the search."""

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 from sklearn.utils._param_validation import Interval, StrOptions
 
+from skequinas.groups import pixel_elements
 from skequinas.nn.architecture import Architecture
 from skequinas.search.base import Search
 from skequinas.search.evaluation import Evaluation, Proposal, clearly_better
@@ -31,7 +32,7 @@ class PenalisedSearch(Search):
     Parameters
     ----------
     weights : sequence of float, default=(0.0, 0.1, 1.0, 10.0)
-        The weights to try.
+        The weights to try. With 0 it is an ordinary training.
     kind : {"outputs", "labels", "latent"}, default="outputs"
         What is added: the squared change of the outputs; the loss of the moved images with their own targets, which is
         augmentation (REMUL); or how far the maps before the head are from those that an equivariant network would have,
@@ -77,9 +78,17 @@ class PenalisedSearch(Search):
     def check_start(self, architecture: Architecture) -> None:
         """Refuse weights that are none, and an architecture that is constrained to anything but the whole group."""
         super().check_start(architecture)
-        weights = np.asarray(self.weights, dtype=float)
+        try:
+            weights = np.asarray(self.weights, dtype=float)
+        except (TypeError, ValueError):
+            weights = np.array(np.nan)
         if weights.ndim != 1 or not len(weights) or not np.isfinite(weights).all() or weights.min() < 0:
             raise ValueError(f"weights={self.weights!r} must be a list of numbers from 0 on, with at least one.")
+        if architecture.group.order > 1 and len(pixel_elements(architecture.group)) == 1:
+            raise ValueError(
+                f"group={architecture.group.name!r} has no element that maps pixels to pixels, and a penalty is for "
+                "what those change. Take a group with quarter or half turns or mirrors, or another search."
+            )
         if set(architecture.chain) != {architecture.group.whole}:
             raise ValueError(
                 f"architecture has the constraints {architecture}, but search='penalised' takes all away. Leave its "

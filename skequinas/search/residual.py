@@ -14,6 +14,7 @@ from skequinas.search.baselines import NoSearch
 from skequinas.search.evaluation import Proposal
 from skequinas.search.tightening import TighteningSearch
 from skequinas.training import TrainingSettings
+from skequinas.training.curve import GREATEST_SHARE
 from skequinas.training.residuals import ResidualSettings
 
 __all__ = ["AdaptiveSearch", "ConstraintRelaxation", "ResidualPathway"]
@@ -47,6 +48,15 @@ class _RelaxedSearch(TighteningSearch):
         """The length of the first stage, if it is set."""
         return self.relaxed_epochs
 
+    @property
+    def _by_curve(self) -> bool:
+        return False  # a training in parts would begin with its prices anew
+
+    @property
+    def _first_share(self) -> float:
+        as_by_curve = self.by_curve_ and self.relaxed_epochs is None and not self.keeps_network
+        return GREATEST_SHARE if as_by_curve else 1.0
+
     @abstractmethod
     def residual_settings(self) -> ResidualSettings:
         """How residuals are held in check."""
@@ -75,8 +85,8 @@ class AdaptiveSearch(_RelaxedSearch):
     Parameters
     ----------
     relaxed_epochs : float or None, default=None
-        Length of the first stage; None is that of a full training, or at most half of one where the curve of held-out
-        errors tells how long it pays.
+        Length of the first stage; None is that of a full training, or half of it where that is the greatest length
+        (without ``max_epochs``) and the network is not kept.
     rate : float, default=10.0
         Of descent and ascent, over the whole first stage: how many times :math:`\gamma` could fall to 1/e.
     slack : float, default=0.0
@@ -152,8 +162,8 @@ class ResidualPathway(_RelaxedSearch):
     Parameters
     ----------
     relaxed_epochs : float or None, default=None
-        Length of the first stage; None is that of a full training, or at most half of one where the curve of held-out
-        errors tells how long it pays.
+        Length of the first stage; None is that of a full training, or half of it where that is the greatest length
+        (without ``max_epochs``) and the network is not kept.
     residual_decay : float, default=0.1
         What the square of each :math:`\gamma` adds to the loss.
     normalised : bool, default=True
@@ -228,6 +238,8 @@ class ResidualPathway(_RelaxedSearch):
 
     def first(self, training: TrainingSettings, epochs: float) -> Proposal:
         """The network with a residual in every layer."""
+        if not self.normalised:  # no other decay than that of the priors
+            training = replace(training, weight_decay=0.0)
         if not self.normalised and self.optimizer is None and training.optimizer == "muon":
             training = replace(training, optimizer="adamw")
         return super().first(training, epochs)

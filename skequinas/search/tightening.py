@@ -95,7 +95,8 @@ class TighteningSearch(Search):
         training = replace(self.training_, learning_rate=rate)
         start, group = self.architecture_, self.architecture_.group
         if self.generation_ == 0:
-            epochs = self.epochs_ if self.first_epochs is None else self.first_epochs
+            length = self.epochs_ if self._by_curve else self.epochs_ * self._first_share
+            epochs = length if self.first_epochs is None else self.first_epochs
             return [replace(self.first(training, epochs), probe=True, by_curve=self._by_curve)]
         if self.generation_ > 1 or not self.discretize or not self.population_:
             return []

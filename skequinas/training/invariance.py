@@ -49,8 +49,8 @@ class InvarianceSettings:
         The squared change of the outputs; the loss of the moved images with their own targets; or the squared
         distance between the maps before the head and those of the moved images, moved back, over their mean square.
     adapted : bool
-        Whether the weights of the loss and of this follow the norms of their gradients in the head's weights
-        (GradNorm); their sum stays what it is.
+        Whether the weights of the loss and of this follow the norms of their gradients in the last weights that both
+        depend on (GradNorm); their sum stays what it is.
     """
 
     group: str
@@ -99,8 +99,10 @@ class InvariancePenalty:
         self, forward: Callable[[Tensor], Tensor], batch: Batch, objective: Objective, label_smoothing: float
     ) -> Tensor:
         """The weighted sum for a mini-batch."""
-        if not self.elements:
+        if not self.elements or not self.settings.weight:
             return batch.loss(forward, objective, label_smoothing)
+        if self.optimizer is not None:
+            forward = self.network  # what is recorded can go back once for each time forward
         drawn = int(torch.randint(len(self.elements), (1,), generator=self.generator))
         element = self.elements[drawn]
         images = torch.cat([batch.inputs, transform_images(batch.inputs, self.group, element)])
@@ -121,7 +123,8 @@ class InvariancePenalty:
     def _adapted(self, losses: Tensor) -> Tensor:
         """The weights of now, which then take a step of GradNorm."""
         assert self.optimizer is not None
-        weights, shared = self.weights.detach().clone(), self.network.head.conv.weights.weight
+        last = self.network.convolutions[-2 if self.settings.kind == "latent" else -1]
+        weights, shared = self.weights.detach().clone(), last.weights.weight
         norms = torch.stack([torch.autograd.grad(loss, shared, retain_graph=True)[0].norm() for loss in losses]).cpu()
         now = losses.detach().cpu()
         self.first = now.clamp_min(_TINY) if self.first is None else self.first

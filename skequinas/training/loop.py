@@ -220,6 +220,10 @@ def train(
             asked = on_epoch is not None and bool(on_epoch(log[-1]))
             if asked or stop or (patience is not None and waited >= patience):
                 break
+    if isinstance(optimizer, Muon):
+        optimizer.forget()
+    if relaxed.was_cut:
+        refresh_statistics(network, data, settings.batch_size, seed=seed, augmentation=augmentation)
     with torch.inference_mode():
         sample = network.eval()(data.batch(torch.arange(min(len(data), 16), device=data.images.device))[0])
     if not bool(sample.isfinite().all()):

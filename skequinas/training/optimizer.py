@@ -167,6 +167,11 @@ class Muon(AdamW):
         """From now on turn kernels that are on a GPU by a recording."""
         self._records = True
 
+    def forget(self) -> None:
+        """Free the recordings, which know this object."""
+        self._records = False
+        self._updates.clear()
+
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Make one step."""
@@ -208,11 +213,12 @@ class Muon(AdamW):
             if can_turn(turned):
                 turn(fast, turned, rate, momentum)
                 return
-        change = partial(self._change, kernels, momentum)
         if not self._records or not kernels[0].is_cuda:
-            change(rate, *grads)
+            self._change(kernels, momentum, rate, *grads)
             return
-        known = self._updates.setdefault(tuple(kernels), RecordedUpdate(change))
+        known = self._updates.get(tuple(kernels))
+        if known is None:
+            known = self._updates[tuple(kernels)] = RecordedUpdate(partial(self._change, kernels, momentum))
         known(torch.full((), rate, device=kernels[0].device), *grads)
 
     def _change(self, kernels: list[nn.Parameter], momentum: float, rate: float | Tensor, *gradients: Tensor) -> None:

@@ -27,7 +27,8 @@ class Relaxation:
 
     The residual's norm relative to the equivariant kernel rises from 0 to ``height`` by the middle, and falls to 0
     again; for the last tenth of the steps the network is constrained. When the context ends it has its own layers
-    again, with the weights that were learned.
+    again, with the weights that were learned. Where it was cut short they are projected, and batch norms need new
+    statistics.
 
     Parameters
     ----------
@@ -43,6 +44,7 @@ class Relaxation:
     def __init__(self, network: nn.Module, height: float, n_steps: int, seed: int) -> None:
         self.height, self.n_steps = height, n_steps
         self.layers: list[tuple[nn.Module, GroupConv2d, ResidualGroupConv2d]] = []
+        self.was_cut = False
         if not height:
             return
         generator = torch.Generator().manual_seed(seed)
@@ -77,7 +79,8 @@ class Relaxation:
     ) -> None:
         for parent, own, soft in self.layers:
             assert soft.gammas is not None
-            if bool(soft.gammas.any()):  # it was cut short
+            if bool(soft.gammas.any()):
+                self.was_cut = True
                 own.inherit(soft)
             else:
                 own.weights.weight.copy_(soft.weights.parts()[0])

@@ -67,17 +67,16 @@ def residual_layers(network: nn.Module) -> list[ResidualGroupConv2d]:
 
 
 def residual_prior(network: nn.Module, settings: ResidualSettings) -> Tensor:
-    r"""Minus the logarithm of the prior of w and v, kernels and biases, or of all :math:`\gamma`, up to a constant."""
+    """Minus the logarithm of the prior of w and v in layers that are not normalised, up to a constant."""
     terms = []
     for layer in residual_layers(network):
         if layer.gammas is not None:
-            terms.append(settings.residual_decay * layer.gammas.square().sum())
             continue
         for own in (layer.weights, layer.biases):
             if own is not None:
                 w, v = own.parts()
                 terms += [settings.equivariant_decay * w.square().sum(), settings.residual_decay * v.square().sum()]
-    return torch.stack(terms).sum()
+    return torch.stack(terms).sum() if terms else torch.zeros(())
 
 
 class DualAscent:
@@ -85,8 +84,8 @@ class DualAscent:
 
     The Lagrangian is the loss plus, for every part of every layer, :math:`\lambda s + s^2`, where s is
     :math:`\gamma` itself, or :math:`|\gamma|` less what it may have, which only counts while it is positive.
-    Left to themselves and without slack, all :math:`\gamma` go to 0 as fast as they can without swinging to and fro:
-    with rate 10 a two-thousandth of them is left at the end.
+    Left to themselves and without slack, all :math:`\gamma` go to 0 as critically damped things do: they pass it once,
+    by a seventh of where they began, and with rate 10 a two-thousandth is left at the end.
 
     Parameters
     ----------
@@ -108,8 +107,9 @@ class DualAscent:
     def step(self) -> None:
         """One step of all of them, given the gradients of the loss."""
         for p, price, slack in zip(self.gammas, self.prices, self.slacks, strict=True):
-            if not self.settings.constrained:
+            if not self.settings.constrained:  # the prior's own part of the step is implicit, however strong it is
                 p.sub_(torch.zeros_like(p) if p.grad is None else p.grad, alpha=self.rate)
+                p.div_(1 + 2 * self.rate * self.settings.residual_decay)
                 continue
             violation = p.abs() - slack if self._one_sided else p.clone()
             sign = p.sign() if self._one_sided else torch.ones_like(p)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import copy
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_digits
-from torch import Tensor, nn
+from torch import nn
 
-from skequinas import EquivariantNASClassifier, PenalisedSearch
+from skequinas import EquivariantNASClassifier, PenalisedSearch, load, save
 from skequinas.evidence.measures import mean_change, measured_change, moved_outputs
 from skequinas.groups import PointGroup
 from skequinas.nn import Architecture, EquivariantNetwork, transform_images
@@ -128,30 +129,42 @@ def test_networks_change_the_less_the_more_they_pay(kind: str) -> None:
     assert change[2] < change[1] * 1.02
 
 
-def test_a_weight_of_zero_is_no_penalty_but_for_what_batch_norm_sees() -> None:
-    network, own = network_of("C1").eval(), batch()
-    for kind in ("outputs", "labels", "latent"):
-        one = penalty(network, weight=0.0, kind=kind)
-        torch.testing.assert_close(one.loss(network, own, CLASSIFICATION, 0.0), own.loss(network, CLASSIFICATION))
+@pytest.mark.parametrize("kind", ["outputs", "labels", "latent"])
+def test_a_weight_of_zero_is_no_penalty(kind: str) -> None:
+    states = []
+    for invariance in (None, InvarianceSettings("D4", 0.0, kind), InvarianceSettings("D4", 0.0, kind, True)):
+        network = network_of("C1")
+        train(network, noise(), TrainingSettings(batch_size=16, invariance=invariance), 2, seed=0)
+        states.append(network.state_dict())
+    for state in states[1:]:
+        assert all(torch.equal(value, states[0][name]) for name, value in state.items())
 
 
-def test_adapted_weights_keep_their_sum_and_even_out_gradients() -> None:
+@pytest.mark.parametrize("kind", ["labels", "latent"])
+def test_adapted_weights_keep_their_sum_and_even_out_gradients(kind: str) -> None:
     network, own = network_of("C1").train(), batch()
-    one = penalty(network, weight=3.0, kind="labels", adapted=True)
-    shared = network.head.conv.weights.weight
+    one = penalty(network, weight=3.0, kind=kind, adapted=True)
+    shared = network.convolutions[-1 if kind == "labels" else -2].weights.weight
+    norms: list[float] = []
+    plain = torch.autograd.grad
 
-    def norms() -> Tensor:
-        losses = [own.loss(network, CLASSIFICATION), own.loss(network, CLASSIFICATION)]
-        return torch.stack([torch.autograd.grad(loss, shared)[0].norm() for loss in losses])
+    def watched(outputs: Any, inputs: Any, **options: Any) -> Any:
+        found = plain(outputs, inputs, **options)
+        if inputs is shared:
+            norms.append(float(found[0].norm()))
+        return found
 
-    assert float(norms().min()) > 0
-    for _ in range(200):
-        loss = one.loss(network, own, CLASSIFICATION, 0.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.autograd, "grad", watched)
+        for _ in range(300):
+            loss = one.loss(network, own, CLASSIFICATION, 0.0)
     assert loss.requires_grad
     assert float(one.weights.detach().sum()) == pytest.approx(4.0, rel=1e-5)
-    assert one.weights.min() >= 0
-    # both tasks are as hard here, and none is ahead of the other: so are the weights, which began at 1 and 3
-    assert float(one.weights.detach()[1] / one.weights.detach()[0]) == pytest.approx(1.0, abs=0.5)
+    assert one.weights.min() > 0.05  # neither task is given up
+    # nothing is trained here, so both are as far as they were, and their weighted gradients become about alike
+    task, change = (np.mean(norms[-40 + i :: 2]) for i in (0, 1))
+    weights = one.weights.detach().tolist()
+    assert weights[0] * task == pytest.approx(weights[1] * change, rel=0.5)
 
 
 def test_the_mean_change_is_that_of_the_report() -> None:
@@ -159,6 +172,7 @@ def test_the_mean_change_is_that_of_the_report() -> None:
     report = measured_change(moved_outputs(network, data.images, D4), D4)
     assert mean_change(network, data, "D4") == pytest.approx(np.mean(list(report.values())[1:]), rel=1e-4)
     assert mean_change(network, data, "C1") == 0.0
+    assert np.isnan(mean_change(network, data, "C3"))  # nothing of it can be measured on pixels
     assert mean_change(network_of("D4").eval(), data, "D4") < 1e-5
 
 
@@ -182,8 +196,22 @@ def test_the_model_is_trained_with_the_penalty_that_was_chosen(digits: tuple[Any
 
 @pytest.mark.parametrize("weights", [[], [-1.0], [np.nan], [[1.0]], ["a"]])
 def test_weights_that_are_none_are_refused(weights: Any) -> None:
-    with pytest.raises(ValueError, match=r"weights=.*must be a list of numbers|could not convert"):
+    with pytest.raises(ValueError, match=r"weights=.*must be a list of numbers"):
         PenalisedSearch(weights).start(START, 1.0, TrainingSettings(), 0)
+
+
+def test_a_group_without_pixel_moves_is_refused() -> None:
+    start = Architecture(PointGroup.from_name("C3"), 8, 1, 2, (2, 3), (3, 3), (False, True))
+    with pytest.raises(ValueError, match=r"group='C3' has no element that maps pixels to pixels"):
+        PenalisedSearch().start(start, 1.0, TrainingSettings(), 0)
+
+
+def test_an_array_of_weights_is_saved(digits: tuple[Any, Any], tmp_path: Path) -> None:
+    X, y = digits
+    search = PenalisedSearch(np.array([0.0, 1.0]))
+    model = EquivariantNASClassifier("C4", search, max_epochs=1, width=8, random_state=0).fit(X, y)
+    save(model, tmp_path / "model")
+    np.testing.assert_array_equal(load(tmp_path / "model").predict_proba(X), model.predict_proba(X))
 
 
 def test_an_architecture_with_constraints_is_refused() -> None:
