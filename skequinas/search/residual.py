@@ -264,7 +264,7 @@ class ConstraintRelaxation(NoSearch):
 
     Parameters
     ----------
-    height : float, default=0.5
+    height : float, default=0.1
         The greatest relative norm.
 
     References
@@ -275,7 +275,7 @@ class ConstraintRelaxation(NoSearch):
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {"height": [_POSITIVE]}
 
-    def __init__(self, height: float = 0.5) -> None:
+    def __init__(self, height: float = 0.1) -> None:
         self.height = height
 
     def final_settings(self, training: TrainingSettings) -> TrainingSettings:
