@@ -10,7 +10,13 @@ import pytest
 from sklearn.base import BaseEstimator
 from sklearn.utils.estimator_checks import estimator_checks_generator, parametrize_with_checks
 
-from skequinas import EquivariantNASClassifier, EquivariantNASRegressor, EvolutionarySearch, RandomSearch
+from skequinas import (
+    EquivariantNASClassifier,
+    EquivariantNASRegressor,
+    EvolutionarySearch,
+    PenalisedSearch,
+    RandomSearch,
+)
 from skequinas.search.registry import SEARCHES
 
 # the rows of the checks are no images, or only by the number of their columns, and some are repeated
@@ -25,13 +31,13 @@ pytestmark = [
 SETTINGS: dict[str, Any] = {"width": 8, "max_epochs": 6, "batch_size": 50, "learning_rate": 0.03, "device": "cpu"}
 # the rows are no images, and where the number of their columns does not tell, the data are asked; the controls, which
 # keep a group or draw one, are told so
-GUIDED = EvolutionarySearch(1)
+GUIDED, PENALISED = EvolutionarySearch(1), PenalisedSearch((1.0,))
 MODELS = [
     kind(group, search, **SETTINGS)
     for kind in (EquivariantNASClassifier, EquivariantNASRegressor)
     for group, search in (
-        ("D4", "differentiable"), ("D4", GUIDED), ("D4", "adaptive"), ("D4", "residual"), ("D4", "penalised"),
-        ("C2", "relaxation"), ("C1", RandomSearch(1)), ("C1", "random_constraints"), ("C1", "none"),
+        ("D4", "differentiable"), ("D4", GUIDED), ("C2", "adaptive"), ("C2", "residual"),
+        ("C2", PENALISED), ("C2", "relaxation"), ("C1", RandomSearch(1)), ("C1", "random_constraints"), ("C1", "none"),
     )
 ]  # fmt: skip
 assert len(MODELS) == 2 * len(SEARCHES)
