@@ -11,11 +11,13 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.estimator_checks import estimator_checks_generator, parametrize_with_checks
 
 from skequinas import (
+    AdaptiveSearch,
     EquivariantNASClassifier,
     EquivariantNASRegressor,
     EvolutionarySearch,
     PenalisedSearch,
     RandomSearch,
+    ResidualPathway,
 )
 from skequinas.search.registry import SEARCHES
 
@@ -32,11 +34,12 @@ SETTINGS: dict[str, Any] = {"width": 8, "max_epochs": 6, "batch_size": 50, "lear
 # the rows are no images, and where the number of their columns does not tell, the data are asked; the controls, which
 # keep a group or draw one, are told so
 GUIDED, PENALISED = EvolutionarySearch(1), PenalisedSearch((1.0,))
+ADAPTIVE, RESIDUAL = (kind(2, epochs_per_generation=0.5) for kind in (AdaptiveSearch, ResidualPathway))
 MODELS = [
     kind(group, search, **SETTINGS)
     for kind in (EquivariantNASClassifier, EquivariantNASRegressor)
     for group, search in (
-        ("D4", "differentiable"), ("D4", GUIDED), ("C2", "adaptive"), ("C2", "residual"),
+        ("D4", "differentiable"), ("D4", GUIDED), ("C2", ADAPTIVE), ("C2", RESIDUAL),
         ("C2", PENALISED), ("C2", "relaxation"), ("C1", RandomSearch(1)), ("C1", "random_constraints"), ("C1", "none"),
     )
 ]  # fmt: skip

@@ -25,8 +25,9 @@ TYPES = [(False, True), (True, True), (True, False)]
 def layer_of(constraint: Subgroup, regular: tuple[bool, bool] = (True, True), **options: object) -> ResidualGroupConv2d:
     generator = torch.Generator().manual_seed(0)
     size = 3 if regular[1] else 1
-    shape = {"regular_in": regular[0], "regular_out": regular[1], "generator": generator}
-    return ResidualGroupConv2d(constraint, 2, 3, size, **shape | options).double()  # type: ignore[arg-type]
+    shape: dict[str, object] = {"in_fields": 2, "out_fields": 3, "kernel_size": size, "generator": generator}
+    shape |= {"regular_in": regular[0], "regular_out": regular[1]}
+    return ResidualGroupConv2d(constraint, **shape | options).double()  # type: ignore[arg-type]
 
 
 def images(n: int = 4) -> Tensor:
@@ -93,8 +94,8 @@ def test_gamma_is_the_norm_of_a_part_relative_to_the_equivariant_kernel(regular:
 @pytest.mark.parametrize("regular", TYPES, ids=str)
 @pytest.mark.parametrize("normalised", [True, False])
 def test_gradients_are_those_of_the_function(regular: tuple[bool, bool], normalised: bool) -> None:
-    layer = layer_of(D4.whole, regular, normalised=normalised)
-    n_in, n_out = (fields * 8**is_regular for fields, is_regular in zip((2, 3), regular, strict=True))
+    layer = layer_of(D4.whole, regular, normalised=normalised, in_fields=1, out_fields=1)
+    n_in, n_out = (8**is_regular for is_regular in regular)
     with torch.no_grad():
         layer.weights.parts()[1].mul_(1 if normalised else 1e3)
     names = [name for name, _ in layer.named_parameters()]

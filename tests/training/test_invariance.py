@@ -156,7 +156,7 @@ def test_adapted_weights_keep_their_sum_and_even_out_gradients(kind: str) -> Non
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.autograd, "grad", watched)
-        for _ in range(300):
+        for _ in range(150):
             loss = one.loss(network, own, CLASSIFICATION, 0.0)
     assert loss.requires_grad
     assert float(one.weights.detach().sum()) == pytest.approx(4.0, rel=1e-5)

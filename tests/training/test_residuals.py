@@ -130,7 +130,7 @@ def test_a_prior_makes_residuals_smaller() -> None:
     norms = [
         float(
             torch.cat(
-                gammas_of(trained(ResidualSettings(residual_decay=decay, rate=10, constrained=False)))[:-1]
+                gammas_of(trained(ResidualSettings(residual_decay=decay, rate=10, constrained=False), 12))[:-1]
             ).norm()
         )
         for decay in (0.0, 0.1, 1.0)
