@@ -327,9 +327,8 @@ class Session:
         )
         n_steps_made = self.n_batches(epochs / self.epochs)
         if self.monitor.time_budget is not None and n_steps_made < _FEW_STEPS:
-            moves = self.moves.start(self.seed)
-            few = self.training.batch_size
-            refresh_statistics(self.network, self.split.whole, few, n_batches=n_steps_made, augmentation=moves)
+            size, moves = self.training.batch_size, self.moves.start(self.seed)
+            refresh_statistics(self.network, self.split.whole, size, n_batches=n_steps_made, augmentation=moves)
 
     def compare_with_simple_models(self) -> None:
         """Say so where the network learned less in its short time than the simplest models do."""

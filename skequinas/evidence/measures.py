@@ -126,8 +126,9 @@ def mean_change(network: nn.Module, data: DataPart, group: str, n_images: int = 
     with full_precision(), torch.inference_mode():
         before = torch.cat([network(x) for x in chunks]).double()
         moved = [torch.cat([network(transform_images(x, moves, g)) for x in chunks]).double() for g in elements]
+    variation = _variation(before)
     changes = [float((outputs - before).square().sum(1).mean().sqrt()) for outputs in moved]
-    return float(np.mean([_relative(change, _variation(before)) for change in changes]))
+    return float(np.mean([_relative(change, variation) for change in changes]))
 
 
 def effective_invariance(outputs: Tensor, group: PointGroup) -> dict[str, float]:

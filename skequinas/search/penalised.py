@@ -102,7 +102,7 @@ class PenalisedSearch(Search):
 
     def n_passes(self) -> int:
         """About how often all validation images go through a network, the evidence apart."""
-        return 9 * len(self.weights)
+        return (1 + len(pixel_elements(self.architecture_.group))) * len(self.weights)
 
     def propose(self) -> list[Proposal]:
         """A network for each weight."""

@@ -33,7 +33,7 @@ _COMMON: dict[str, list[Any]] = {
 
 
 class _RelaxedSearch(TighteningSearch):
-    """What both have in common: the first network."""
+    """What the two with residuals have in common: the first network."""
 
     relaxed_epochs: float | None
     optimizer: str | None
@@ -94,8 +94,10 @@ class AdaptiveSearch(_RelaxedSearch):
     price : float or None, default=None
         With a number the constraint is resilient: each :math:`\gamma` learns a slack of its own, whose square has this
         price.
-    optimizer, learning_rate : optional
+    optimizer : {"muon", "adamw", "sgd"} or None, default=None
         For the weights of the first stage; None is that of a full training.
+    learning_rate : float or None, default=None
+        For the weights; None is that of a full training.
     epochs_per_generation : float or None, default=None
         Length of the training after tightening; None is a quarter of a full training.
     discretize : bool, default=True
@@ -176,7 +178,7 @@ class ResidualPathway(_RelaxedSearch):
     optimizer : {"muon", "adamw", "sgd"} or None, default=None
         For the weights of the first stage; None is that of a full training, or AdamW where nothing is normalised.
     learning_rate : float or None, default=None
-        For the first stage; None is that of a full training.
+        For the weights; None is that of a full training.
     epochs_per_generation : float or None, default=None
         Length of the training after tightening; None is a quarter of a full training.
     discretize : bool, default=True

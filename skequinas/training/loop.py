@@ -153,6 +153,7 @@ def train(
     per_epoch = batches_per_epoch(len(data), settings.batch_size)
     schedule = _schedule(optimizer, settings, last)
     ascent = _ascent(network, settings.residuals, last)
+    prior = settings.residuals if any(layer.gammas is None for layer in residual_layers(network)) else None
     invariance = None if settings.invariance is None else InvariancePenalty(settings.invariance, network, seed)
     trained = weights if ascent is None else [*weights, *ascent.gammas]
     batches = endless_batches(data, settings.batch_size, seed)
@@ -184,7 +185,9 @@ def train(
                     mean = batch.loss(forward, data.objective, settings.label_smoothing)
                 else:
                     mean = invariance.loss(forward, batch, data.objective, settings.label_smoothing)
-                loss = _penalised(mean, network, data.objective, settings.residuals)
+                loss = _penalised(mean, network, data.objective)
+                if prior is not None:
+                    loss = loss + residual_prior(network, prior)
             _forget(trained)
             loss.backward(inputs=trained)
             optimizer.step()
@@ -259,14 +262,8 @@ def refresh_statistics(
     network.train(training)
 
 
-def _penalised(
-    loss: Tensor, network: nn.Module, objective: Objective, residuals: ResidualSettings | None = None
-) -> Tensor:
-    if objective.penalty is not None:
-        loss = loss + objective.penalty(network)
-    if residuals is not None and (residuals.equivariant_decay or residuals.residual_decay) and residual_layers(network):
-        loss = loss + residual_prior(network, residuals)
-    return loss
+def _penalised(loss: Tensor, network: nn.Module, objective: Objective) -> Tensor:
+    return loss if objective.penalty is None else loss + objective.penalty(network)
 
 
 def _ascent(network: nn.Module, settings: ResidualSettings | None, n_steps: int) -> DualAscent | None:

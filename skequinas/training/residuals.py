@@ -76,7 +76,7 @@ def residual_prior(network: nn.Module, settings: ResidualSettings) -> Tensor:
             if own is not None:
                 w, v = own.parts()
                 terms += [settings.equivariant_decay * w.square().sum(), settings.residual_decay * v.square().sum()]
-    return torch.stack(terms).sum() if terms else torch.zeros(())
+    return torch.stack(terms).sum()
 
 
 class DualAscent:
