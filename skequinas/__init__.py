@@ -4,7 +4,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from skequinas import interop  # bridges register themselves
 from skequinas.displays import OrbitDisplay, SearchDisplay, SymmetryDisplay
-from skequinas.estimators import EquivariantNASClassifier, EquivariantNASRegressor, load, save
+from skequinas.estimators import EquivariantNASClassifier, EquivariantNASRegressor, KeptFit, load, resume, save
 from skequinas.evidence import Evidence, LearnedSymmetry, ScoreTest, score_test, symmetry_evidence
 from skequinas.groups import PointGroup, Subgroup
 from skequinas.nn import Architecture, EquivariantNetwork, relax
@@ -38,6 +38,7 @@ __all__ = [
     "Evidence",
     "EvolutionarySearch",
     "FitProgress",
+    "KeptFit",
     "LearnedSymmetry",
     "NoSearch",
     "OrbitDisplay",
@@ -53,6 +54,7 @@ __all__ = [
     "interop",
     "load",
     "relax",
+    "resume",
     "save",
     "score_test",
     "show_versions",

@@ -4,5 +4,14 @@ from skequinas.estimators.base import BaseEquivariantNAS
 from skequinas.estimators.classifier import EquivariantNASClassifier
 from skequinas.estimators.model_file import load, save
 from skequinas.estimators.regressor import EquivariantNASRegressor
+from skequinas.estimators.resuming import KeptFit, resume
 
-__all__ = ["BaseEquivariantNAS", "EquivariantNASClassifier", "EquivariantNASRegressor", "load", "save"]
+__all__ = [
+    "BaseEquivariantNAS",
+    "EquivariantNASClassifier",
+    "EquivariantNASRegressor",
+    "KeptFit",
+    "load",
+    "resume",
+    "save",
+]

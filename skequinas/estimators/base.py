@@ -15,17 +15,17 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, _fit_context, is_classifier
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 from torch import Tensor, nn
 
 from skequinas.estimators.callbacks import CallbackSupportMixin
 from skequinas.estimators.export import ExportMixin
+from skequinas.estimators.keeping import begin, first_seed
 from skequinas.estimators.parameters import Parameters, constraints_of
 from skequinas.estimators.predicting import alone_or_not, versions
 from skequinas.estimators.preparation import prepare, read_more
 from skequinas.estimators.session import Session
-from skequinas.estimators.start import check_averaging, initial_architecture
+from skequinas.estimators.start import check_averaging, initial_architecture, training_settings
 from skequinas.estimators.units import checked_groups, units_of
 from skequinas.evidence.measures import Measures, layer_distances, measure
 from skequinas.evidence.report import LearnedSymmetry
@@ -35,7 +35,7 @@ from skequinas.nn.networks import EquivariantNetwork
 from skequinas.runtime.devices import resolve_device
 from skequinas.runtime.process import fitting_state, full_precision, kept_memory, no_autocast, worker_threads
 from skequinas.search import NoSearch, resolve_search
-from skequinas.training import DataPart, Monitor, Objective, TrainingSettings
+from skequinas.training import DataPart, Monitor, Objective
 from skequinas.training.evaluation import EVALUATION_BATCH
 
 __all__ = ["BaseEquivariantNAS"]
@@ -116,7 +116,7 @@ class BaseEquivariantNAS(ExportMixin, CallbackSupportMixin, BaseEstimator, Param
         search = resolve_search(self.search)
         earlier = copy.copy(self) if self.warm_start and hasattr(self, "module_") else None
         self.__dict__.pop("module_", None)
-        self._seed = self._draw_seed() if earlier is None else earlier._seed
+        self._seed = first_seed(self.random_state, self.checkpoint, None if earlier is None else earlier._seed)
         prepared = prepare(
             self,
             X,
@@ -127,6 +127,11 @@ class BaseEquivariantNAS(ExportMixin, CallbackSupportMixin, BaseEstimator, Param
             hold_out=self.early_stopping or not isinstance(search, NoSearch),
             earlier=earlier,
         )
+        given, checkpoint = {"y": y, **metadata}, None
+        if self.checkpoint is not None:
+            checkpoint = begin(self.checkpoint, self, self._seed, prepared.split.whole.images, given)
+            if self.time_budget is not None:
+                monitor.started -= checkpoint.go_on()
         self.__dict__.pop("_class_factors", None)  # of use for the data alone
         self.image_shape_, self.preprocessing_, split = prepared.image_shape, prepared.preprocessing, prepared.split
         self._n_samples = len(split.whole) if earlier is None else earlier._n_samples
@@ -143,14 +148,7 @@ class BaseEquivariantNAS(ExportMixin, CallbackSupportMixin, BaseEstimator, Param
             lighter = start(light=True)
         if earlier is not None and earlier.search_.architecture_.with_constraints(()) == lighter:
             architecture = earlier.search_.architecture_
-        training = TrainingSettings(
-            self.learning_rate,
-            self.optimizer,
-            batch_size=self.batch_size,
-            weight_decay=self.weight_decay,
-            precision=self.precision,
-            label_smoothing=self.label_smoothing,
-        )
+        training = training_settings(self)
         epochs = self.max_epochs or float(np.clip(round(32_000 / len(split.whole)), 4, 80))
 
         augment = "none" if prepared.is_padded and self.augment == "auto" else self.augment
@@ -166,8 +164,8 @@ class BaseEquivariantNAS(ExportMixin, CallbackSupportMixin, BaseEstimator, Param
             averaging=averaging and self.augment != "group",
             augmented=augment == "auto",
         )
-        session = Session(search, split, training, epochs, self._seed, monitor)
-        session.shrink_to_budget(lighter if earlier is None else None)
+        session = Session(search, split, training, epochs, self._seed, monitor, checkpoint)
+        session.plan_budget(lighter if earlier is None else None)
         if earlier is not None:
             session.go_on(earlier.search_, self._for_training(earlier.network_))
         try:
@@ -206,12 +204,6 @@ class BaseEquivariantNAS(ExportMixin, CallbackSupportMixin, BaseEstimator, Param
         finally:
             network.train(training)
 
-    def _draw_seed(self) -> int:
-        """The number that everything random in a fit follows from."""
-        # without a seed, fresh entropy: numpy's global state is left alone
-        rng = np.random.RandomState() if self.random_state is None else check_random_state(self.random_state)
-        return int(rng.randint(np.iinfo(np.int32).max))
-
     def _report(self, session: Session, remark: str) -> None:
         """Set the fitted attributes that tell what was found."""
         search, split = session.search, session.split
@@ -228,7 +220,9 @@ class BaseEquivariantNAS(ExportMixin, CallbackSupportMixin, BaseEstimator, Param
         inputs = self.preprocessing_((split.validation or split.whole).images[:n_measured])
         measures = Measures.unknown(group)
         try:
-            measures = measure(lambda x: self._respond(plain(x)), inputs, group, probabilities=is_classifier(self))
+            respond, known = lambda x: self._respond(plain(x)), session.checkpoint
+            asked = partial(measure, respond, inputs, group, probabilities=is_classifier(self))
+            measures = asked() if known is None else Measures(*known.once("measures", lambda: list(asked())))
             if bool((split.whole.targets != split.whole.targets[0]).any()):
                 self._warn_of_constant(plain, inputs)
         except KeyboardInterrupt:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from os import PathLike
 from typing import Any
 
@@ -14,29 +13,22 @@ from sklearn.utils.validation import check_is_fitted
 
 from skequinas.estimators.base import BaseEquivariantNAS
 from skequinas.estimators.classifier import EquivariantNASClassifier
+from skequinas.estimators.plain import from_plain, plain_parameter, saved_searches
 from skequinas.estimators.predicting import versions
 from skequinas.estimators.regressor import EquivariantNASRegressor
 from skequinas.evidence.report import LearnedSymmetry
 from skequinas.evidence.verdict import evidence_from_json
-from skequinas.groups import PointGroup, Subgroup, parse_group
 from skequinas.io.files import array_from_json, array_to_json, read_file, reading, write_file
 from skequinas.io.images import Preprocessing, as_images
 from skequinas.nn.architecture import Architecture
 from skequinas.nn.networks import network_from_state
 from skequinas.runtime.process import fitting_state
-from skequinas.search import Search
-from skequinas.search.registry import SEARCHES
 
 __all__ = ["load", "save"]
 
 _ESTIMATORS: dict[str, type[BaseEquivariantNAS]] = {
     c.__name__: c for c in (EquivariantNASClassifier, EquivariantNASRegressor)
 }
-
-
-def _searches() -> dict[str, type[Search]]:
-    """The searches that can be saved, by the names of their classes."""
-    return {search.__name__: search for search in SEARCHES.values()}
 
 
 def save(model: BaseEquivariantNAS, path: str | PathLike[str]) -> None:
@@ -80,7 +72,7 @@ def save(model: BaseEquivariantNAS, path: str | PathLike[str]) -> None:
     learned = vars(model.learned_symmetry_)
     state: dict[str, Any] = {
         "estimator": type(model).__name__,
-        "parameters": {name: _encode(name, value) for name, value in model.get_params(deep=False).items()},
+        "parameters": {name: plain_parameter(name, value) for name, value in model.get_params(deep=False).items()},
         "n_features_in": model.n_features_in_,
         "feature_names_in": None,
         "image_shape": model.image_shape_,
@@ -138,7 +130,7 @@ def _restored(state: dict[str, Any], tensors: dict[str, torch.Tensor]) -> BaseEq
         return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
 
     kind = _ESTIMATORS[state["estimator"]]
-    model = kind(**{name: _decode(value) for name, value in state["parameters"].items()})
+    model = kind(**{name: from_plain(value) for name, value in state["parameters"].items()})
     model._validate_params()
     model.n_features_in_ = state["n_features_in"]
     if state["feature_names_in"] is not None:
@@ -151,7 +143,7 @@ def _restored(state: dict[str, Any], tensors: dict[str, torch.Tensor]) -> BaseEq
     model.history_ = {name: array_from_json(column) for name, column in state["history"].items()}
     model.search_results_ = {name: array_from_json(column) for name, column in state["search_results"].items()}
     model.learned_symmetry_ = _restored_symmetry(state["learned_symmetry"], model.architecture_)
-    model.search_ = _searches()[state["search"]["search"]].from_state(state["search"], part("search/"))
+    model.search_ = saved_searches()[state["search"]["search"]].from_state(state["search"], part("search/"))
     model.network_ = network_from_state(model.architecture_, part("network/"))
     model.preprocessing_ = Preprocessing.from_state(part("preprocessing/"))
     _check_images(model)
@@ -236,53 +228,3 @@ def _restored_symmetry(values: dict[str, Any], architecture: Architecture) -> Le
             values[name] = {element: float(value) for element, value in values[name].items()}
     values["level"], values["lie_derivative"] = float(values["level"]), float(values["lie_derivative"])
     return LearnedSymmetry(**values)
-
-
-def _encode(name: str, value: Any) -> Any:
-    """A constructor parameter as plain values."""
-    if isinstance(value, np.generic):
-        value = value.item()
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if name == "callback":
-        warnings.warn("callback is a function, which a file cannot hold: the loaded model has none.", stacklevel=4)
-        return None
-    if isinstance(value, PointGroup) or (name == "group" and not isinstance(value, Subgroup)):
-        return {"group": parse_group(value).name}
-    if isinstance(value, Subgroup):
-        return {"group": value.group.name, "subgroup": value.name}
-    if isinstance(value, Search) and type(value).__name__ in _searches():
-        return {"search": type(value).__name__, "settings": value.get_params()}
-    if isinstance(value, Architecture):
-        return {"architecture": value.to_dict()}
-    if isinstance(value, np.random.RandomState):
-        kind, keys, *rest = value.get_state(legacy=True)
-        return {"random_state": [kind, np.asarray(keys).tolist(), *rest]}
-    if name == "image_shape":
-        return {"tuple": [int(v) for v in value]}
-    if isinstance(value, dict):
-        return {"pairs": [[_encode(name, k), _encode(name, v)] for k, v in value.items()]}
-    raise ValueError(f"{name}={value!r} of type {type(value).__name__} cannot be saved as plain values.")
-
-
-def _decode(value: Any) -> Any:
-    """The inverse of `_encode`."""
-    match value:
-        case {"group": group, "subgroup": name}:
-            return PointGroup.from_name(group).subgroup(name)
-        case {"group": group}:
-            return PointGroup.from_name(group)
-        case {"search": name, "settings": settings}:
-            return _searches()[name](**settings)
-        case {"architecture": values}:
-            return Architecture.from_dict(values)
-        case {"random_state": state}:
-            random_state = np.random.RandomState()
-            random_state.set_state((state[0], np.array(state[1], dtype=np.uint32), *state[2:]))
-            return random_state
-        case {"tuple": values}:
-            return tuple(values)
-        case {"pairs": pairs}:
-            return {_decode(k): _decode(v) for k, v in pairs}
-        case _:
-            return value

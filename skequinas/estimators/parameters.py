@@ -11,6 +11,7 @@ import textwrap
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, field, fields
 from numbers import Integral, Real
+from os import PathLike
 from typing import Any, TypeVar
 
 import numpy as np
@@ -19,8 +20,8 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from skequinas.groups import PointGroup, Subgroup
 from skequinas.nn.architecture import Architecture
 from skequinas.search import Search
-from skequinas.training.loop import PRECISIONS
 from skequinas.training.monitor import FitProgress
+from skequinas.training.settings import PRECISIONS
 
 __all__ = ["ClassifierParameters", "Parameters", "constraints_of", "documented"]
 
@@ -188,6 +189,16 @@ class Parameters:
         """Another ``fit`` goes on with the search where the last one ended (it was interrupted or out of time, or may
         now have more generations), and with the network's weights where its constraints stay. What is random follows
         from the first fit's ``random_state``.""",
+    )
+    checkpoint: str | PathLike[str] | None = _parameter(
+        None,
+        "path-like or None",
+        [str, PathLike, None],
+        """A folder in which ``fit`` keeps what it has done: every network of the search that is trained, and longer
+        trainings every few seconds. If the process is killed, the same call on the same data goes on where it was, to
+        the same model, bit for bit; once it was finished, nothing is trained again. Other data or parameters are an
+        error: each fit has a folder of its own. A folder that cannot be written to, and files that are damaged, are
+        no reason to stop, and there is a warning. `skequinas.resume` shows what a folder holds.""",
     )
     callback: Callable[[FitProgress], bool | None] | None = _parameter(
         None,

@@ -3,52 +3,42 @@
 from __future__ import annotations
 
 import copy
-import time
 import warnings
-from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 
-import numpy as np
-import torch
 from sklearn.exceptions import ConvergenceWarning
-from torch import Tensor, nn
 
+from skequinas.estimators.budget import FEW_STEPS, MEASURED_IMAGES, BudgetPlan, Planned
+from skequinas.io.checkpoints import Checkpoint
 from skequinas.nn.architecture import Architecture
 from skequinas.nn.networks import EquivariantNetwork
 from skequinas.search import Evaluation, NoSearch, Search, run_search
-from skequinas.training import DivergenceError, Monitor, Split, TrainingSettings, evaluate, mean_with_error, train
+from skequinas.training import Monitor, Split, TrainingSettings, evaluate, mean_with_error, train
 from skequinas.training.augmentation import Moves, borne_moves, candidate_moves
 from skequinas.training.data import n_steps
 from skequinas.training.evaluation import simple_error
 from skequinas.training.loop import refresh_statistics
 
-__all__ = ["MEASURED_IMAGES", "Session"]
-
-_FEWEST = 32
-"""Held-out images that a search is given at least, if there are so many."""
-
-_FEW_STEPS = 40
-"""After fewer steps the running statistics of batch norm still lag behind the weights, and are taken anew."""
-
-_STEPS_WANTED = 100
-"""Mini-batches that a training should have; with a small time budget they are smaller instead of fewer."""
+__all__ = ["Session"]
 
 _COMPARED = 2000
 """From how many images, at most, the simplest models are made that a hurried one is compared with."""
 
-_LARGE = 10_000
-"""Values in an image from which on a mini-batch takes long enough to be timed in part."""
 
-MEASURED_IMAGES = 512
-"""On how many images the change under every element is measured, at most."""
-
-
-class Session:
+class Session(Planned):
     """One fit, after all input is checked: the search, the final training, and how they share the time."""
 
     def __init__(
-        self, search: Search, split: Split, training: TrainingSettings, epochs: float, seed: int, monitor: Monitor
+        self,
+        search: Search,
+        split: Split,
+        training: TrainingSettings,
+        epochs: float,
+        seed: int,
+        monitor: Monitor,
+        checkpoint: Checkpoint | None = None,
     ) -> None:
+        self.checkpoint = checkpoint
         self.search, self.split, self.training, self.epochs, self.seed = search, split, training, epochs, seed
         self.monitor = monitor
         self.network: EquivariantNetwork
@@ -65,143 +55,23 @@ class Session:
         self._may_average = search.averaging_
         self.moves = Moves()  # what images of the final training are moved by
 
-    def n_batches(self, trainings: float) -> int:
-        """The mini-batches of so many full trainings."""
-        return n_steps(len(self.split.whole), trainings * self.epochs, self.training.batch_size)
+    def plan_budget(self, lighter: Architecture | None) -> None:
+        """With a time budget, plan what there is time for, or follow the plan of before the process was killed."""
+        if self.monitor.time_budget is None:
+            return
+        known = None if self.checkpoint is None else self.checkpoint.read("plan")
+        if known is not None:
+            self.follow(BudgetPlan(**known), lighter)
+            return
+        plan = self.plan(lighter)
+        if self.checkpoint is not None:
+            self.checkpoint.write("plan", asdict(plan))
 
     def asked_batches(self) -> int | None:
         """On how many mini-batches the network was trained that gave the evidence."""
         if self.search.evidence_ is None or not self.search.records_:
             return None
         return n_steps(len(self.split.training), self.search.records_[0]["epochs"], self.training.batch_size)
-
-    def shrink_to_budget(self, lighter: Architecture | None = None) -> None:
-        """With a time budget, time a few steps, and shorten search and training alike where they would not fit.
-
-        Where even half of them would not fit, the lighter network is taken if there is one, and mini-batches that are
-        small enough for a hundred steps, or of sixteen images.
-        """
-        budget = self.monitor.time_budget
-        if budget is None:
-            return
-        data = self.split.whole
-        network = self._new(self.search.architecture_)
-        self._step_seconds = self._time_step(network, budget / 20)
-        needed = (1 + self.search.full_cost()) * self.n_batches(1) * self._step_seconds
-        if needed > budget - self.monitor.seconds:
-            self.search.averaging_ = False  # one way to a model, in full
-            needed = (1 + self.search.full_cost()) * self.n_batches(1) * self._step_seconds
-        if lighter is not None and needed > 2 * (budget - self.monitor.seconds):
-            network = self._begin_again(lighter, self.training)
-            affordable = (budget - self.monitor.seconds) / (1 + self.search.full_cost()) / self._step_seconds
-            batch_size = self.training.batch_size
-            wanted = int(batch_size * affordable / _STEPS_WANTED)
-            if wanted < batch_size:
-                smaller = replace(self.training, batch_size=max(wanted, min(16, batch_size)))
-                network = self._begin_again(lighter, smaller)
-        proposals = self.search.ask()
-        if proposals and proposals[0].architecture.is_mixed:
-            seconds = self._time_step(self._new(proposals[0].architecture), budget / 20)
-            self.search.mixed_cost_ = max(seconds / self._step_seconds, 1.0) if self._step_seconds else 1.0
-        plain, images = network.eval().to_plain(), data.images[:16]
-        pass_seconds = min(self._time_pass(plain, images) for _ in range(2)) / len(images)  # the first one is slower
-        order = self.search.architecture_.group.order
-        # the change under every element is measured after the training, on as many images as a tenth of the time allows
-        affordable = budget / 10 / ((order + 3) * pass_seconds) if pass_seconds else MEASURED_IMAGES
-        self.n_measured = int(np.clip(affordable, 2, min(self.n_measured, len(self.split.validation or data))))
-        self._report_seconds = 1.2 * (order + 4) * pass_seconds * self.n_measured
-        search_seconds = self._plan_validation(budget, pass_seconds, order) if proposals else 0.0
-        training = 1.15 * self.n_batches(1) * self._step_seconds
-        left = budget - self.monitor.seconds - self._report_seconds
-        share = self._shorten(training, left - search_seconds)
-        if proposals and share < 0.5 and self.n_batches(1) < _FEW_STEPS and not self.search.keeps_network:
-            self._skips_search = True
-            share = self._shorten(training, left, searching=False)
-        self._validation_is_unseen = True
-        self._hurried = share < 1
-
-    def _begin_again(self, architecture: Architecture, training: TrainingSettings) -> EquivariantNetwork:
-        """Start the search with these instead, and time a network of that architecture, which is returned."""
-        self.training = training
-        self.search.start(architecture, self.epochs, training, self.seed, by_curve=self.search.by_curve_)
-        network = self._new(architecture)
-        assert self.monitor.time_budget is not None
-        self._step_seconds = self._time_step(network, self.monitor.time_budget / 20)
-        return network
-
-    def _plan_validation(self, budget: float, pass_seconds: float, order: int) -> float:
-        """Let the search see as many held-out images as a quarter of the time allows, and tell how long it looks."""
-        validation = self.split.validation
-        if validation is None:
-            return 0.0
-        each = pass_seconds * (self.search.n_passes() + order * (2 if self.search.averaging_ else 1))
-        n = int(np.clip(budget / 4 / each, _FEWEST, len(validation))) if each else len(validation)
-        share = n / len(validation)
-        self.validation = validation.sample(max(_FEWEST, round(share * validation.n_units)), self.seed)
-        return each * len(self.validation)
-
-    def _time_pass(self, network: nn.Module, images: Tensor) -> float:
-        """The seconds of one pass through a network in evaluation."""
-        started = time.perf_counter()
-        with torch.inference_mode():
-            network(self.split.whole.preprocess(images))
-        self._wait()
-        return time.perf_counter() - started
-
-    def _wait(self) -> None:
-        """Until the device has done what it was given."""
-        if self.split.whole.images.device.type == "cuda":
-            torch.cuda.synchronize(self.split.whole.images.device)
-
-    def _new(self, architecture: Architecture) -> EquivariantNetwork:
-        """A network with fresh weights on the device."""
-        network = EquivariantNetwork(architecture, torch.Generator().manual_seed(self.seed))
-        return network.to(self.split.whole.images.device)
-
-    def _time_step(self, network: EquivariantNetwork, seconds: float) -> float:
-        """The seconds of a training step, up to six in about so many seconds; the first is slower."""
-        ticks = [time.perf_counter()]
-
-        def on_step() -> bool:
-            self._wait()
-            ticks.append(time.perf_counter())
-            return len(ticks) > 2 and ticks[-1] - ticks[1] > seconds
-
-        # of large images a few tell how long a mini-batch takes
-        data, batch_size = self.split.whole, self.training.batch_size
-        values, on_cpu = data.images[0].numel(), data.images.device.type == "cpu"
-        few = min(batch_size, len(data), 2 if values > 4 * _LARGE else 8) if on_cpu and values > _LARGE else batch_size
-        epochs = 6 / n_steps(len(data), 1, few)
-        with suppress(DivergenceError):
-            settings = replace(self.search.final_settings(self.training), batch_size=few)
-            train(network, data, settings, epochs, seed=self.seed, on_step=on_step)
-        each = np.diff(ticks)
-        seconds_of_few = float(np.median(each[1:] if len(each) > 1 else each))
-        return seconds_of_few * min(batch_size, len(data)) / min(few, len(data))
-
-    def _shorten(self, training: float, available: float, *, searching: bool = True) -> float:
-        """Shorten everything alike to the share that is returned.
-
-        Given are the seconds of a full training, those that are available, and whether there is a search. What the
-        user has set in it stays as it is. If it takes more than half of the time, it will be cut off, and the final
-        training gets the other half.
-        """
-        asked = self.asked_epochs
-
-        def search_seconds(share: float) -> float:
-            self.search.epochs_ = share * asked
-            return share * self.search.full_cost() * training if searching else 0.0
-
-        fixed = search_seconds(1e-6)
-        final = 0.0 if self.search.keeps_network else training
-        shared = final + search_seconds(1.0) - fixed
-        if fixed > available / 2:
-            share = available / 2 / training
-        else:  # where nothing is shared, all that is fixed fits
-            share = (available - fixed) / shared if shared > 1e-6 * training else 1.0
-        share = float(np.clip(share, 1e-3, 1.0))
-        self.search.epochs_ = self.epochs = share * asked
-        return share
 
     def go_on(self, earlier: Search, network: EquivariantNetwork) -> None:
         """Take over an earlier search with its population, and its network as a start where the shape is the same."""
@@ -250,7 +120,7 @@ class Session:
             )
             return
         assert self.validation is not None
-        run_search(self.search, self.split.training, self.validation, self.monitor, n_jobs)
+        run_search(self.search, self.split.training, self.validation, self.monitor, n_jobs, self.checkpoint)
         if self.search.by_curve_:
             self.epochs = self.search.final_epochs
         if self.monitor.out_of_time() and not self.search.population_:
@@ -296,10 +166,11 @@ class Session:
         self.monitor.log("images of the final training are moved at random by %s", self.moves)
         epochs = self.epochs
         if self.monitor.time_budget is not None:
-            if self.search.final_settings(self.training) != self.training:
-                self._step_seconds = self._time_step(self._new(architecture), self.monitor.time_budget / 20)
-            left = self.monitor.time_budget - self._report_seconds - self.monitor.seconds
-            epochs = min(epochs, epochs * left / (1.05 * self.n_batches(1) * self._step_seconds))
+            epochs = (
+                self._affordable(architecture)
+                if self.checkpoint is None
+                else self.checkpoint.once("final", lambda: self._affordable(architecture))
+            )
             if epochs < min(1.0, self.asked_epochs):
                 self._warn(
                     f"time_budget={self.monitor.time_budget:g} seconds leave less than an epoch for the final "
@@ -310,7 +181,6 @@ class Session:
         self.monitor.expect(self.n_batches(1))
 
         def on_epoch(row: dict[str, float]) -> bool:
-            self.history.append(row)
             return self.monitor.epoch_over(row, self.network)
 
         train(
@@ -324,11 +194,21 @@ class Session:
             augmentation=self.moves.start(self.seed),
             on_step=self.monitor.step,
             on_epoch=on_epoch,
+            keeper=None if self.checkpoint is None else self.checkpoint.keeper("training", to_the_end=True),
+            log=self.history,
         )
         n_steps_made = self.n_batches(epochs / self.epochs)
-        if self.monitor.time_budget is not None and n_steps_made < _FEW_STEPS:
+        if self.monitor.time_budget is not None and n_steps_made < FEW_STEPS:
             size, moves = self.training.batch_size, self.moves.start(self.seed)
             refresh_statistics(self.network, self.split.whole, size, n_batches=n_steps_made, augmentation=moves)
+
+    def _affordable(self, architecture: Architecture) -> float:
+        """How many epochs of the final training there is time for."""
+        assert self.monitor.time_budget is not None
+        if self.search.final_settings(self.training) != self.training:
+            self._step_seconds = self._time_step(self._new(architecture), self.monitor.time_budget / 20)
+        left = self.monitor.time_budget - self._report_seconds - self.monitor.seconds
+        return min(self.epochs, self.epochs * left / (1.05 * self.n_batches(1) * self._step_seconds))
 
     def compare_with_simple_models(self) -> None:
         """Say so where the network learned less in its short time than the simplest models do."""

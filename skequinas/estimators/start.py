@@ -9,9 +9,9 @@ from skequinas.groups import PointGroup, parse_group
 from skequinas.nn.architecture import Architecture
 from skequinas.nn.presets import default_architecture, paper_architecture, plain_architecture
 from skequinas.search import Search
-from skequinas.training import DataPart
+from skequinas.training import DataPart, TrainingSettings
 
-__all__ = ["check_averaging", "initial_architecture"]
+__all__ = ["check_averaging", "initial_architecture", "training_settings"]
 
 
 def initial_architecture(
@@ -51,6 +51,18 @@ def initial_architecture(
         return make(group, size, channels, n_outputs, **options)
     options |= {"n_samples": n_samples, "device": data.images.device, "width": asked.width, "light": light}
     return default_architecture(group, size, channels, n_outputs, **options)
+
+
+def training_settings(asked: Parameters) -> TrainingSettings:
+    """How a full training is done, as the parameters say."""
+    return TrainingSettings(
+        asked.learning_rate,
+        asked.optimizer,
+        batch_size=asked.batch_size,
+        weight_decay=asked.weight_decay,
+        precision=asked.precision,
+        label_smoothing=getattr(asked, "label_smoothing", 0.0),  # a regressor has no labels
+    )
 
 
 def check_averaging(asked: Parameters, search: Search, group: PointGroup) -> None:

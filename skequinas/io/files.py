@@ -70,6 +70,8 @@ def write_file(path: str | PathLike[str], kind: str, state: dict[str, Any], tens
     try:
         with open(beside, "xb") as file:
             file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
         if target.is_file():
             os.chmod(beside, target.stat().st_mode)
         os.replace(beside, target)

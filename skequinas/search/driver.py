@@ -15,16 +15,19 @@ from joblib import Parallel, delayed, effective_n_jobs
 from skequinas.evidence.gradients import relaxation_p_values
 from skequinas.evidence.measures import mean_change
 from skequinas.evidence.orbit import gather_evidence
+from skequinas.io.checkpoints import Checkpoint
 from skequinas.nn.networks import EquivariantNetwork, inherit
 from skequinas.runtime.process import fitting_state, kept_memory, torch_threads
 from skequinas.search.base import Search
 from skequinas.search.evaluation import Evaluation, Proposal
+from skequinas.search.keeping import keep_candidate, known_candidate
 from skequinas.training import DataPart, DivergenceError, Monitor, evaluate, train
 from skequinas.training.augmentation import Moves, borne_moves, candidate_moves
 from skequinas.training.curve import GREATEST_SHARE, train_by_curve
 from skequinas.training.data import n_steps
-from skequinas.training.loop import refresh_statistics, remedy
+from skequinas.training.loop import refresh_statistics
 from skequinas.training.monitor import CandidateStage
+from skequinas.training.settings import remedy
 
 __all__ = ["run_search"]
 
@@ -35,6 +38,7 @@ def run_search(
     validation: DataPart,
     monitor: Monitor | None = None,
     n_jobs: int | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> None:
     """Drive a started search to its end, or until the monitor stops it.
 
@@ -51,6 +55,8 @@ def run_search(
         How many candidates of a generation are trained at the same time, in processes of joblib's, on a CPU; -1 is one
         for each core. Each then has one thread of torch, and the result does not depend on the number. None is what a
         surrounding ``joblib.parallel_config`` says, and else trains them one after the other with all threads.
+    checkpoint : Checkpoint, optional
+        Keeps every candidate that is done, and longer trainings while they go on. What it knows is not done again.
 
     Raises
     ------
@@ -60,10 +66,7 @@ def run_search(
     monitor = Monitor() if monitor is None else monitor
     while not monitor.out_of_time():
         for e in search.untested_:
-            assert e.proposal.toward is not None
-            e.calls = relaxation_p_values(
-                e.network, validation, e.proposal.toward, np.random.default_rng(e.proposal.seed)
-            )
+            e.calls = _calls(e, validation, checkpoint)
         proposals = search.ask()
         if not proposals:
             return
@@ -80,6 +83,7 @@ def run_search(
                 monitor.deadline,
                 search.keeps_network and not search.population_,
                 replace(search.moves_ or Moves(), elements=p.architecture.averaged) if p.like_the_model else Moves(),
+                checkpoint,
             )
             for p in proposals
         ]
@@ -110,10 +114,22 @@ def run_search(
 _INTERRUPTED = "interrupted"
 
 
+def _calls(e: Evaluation, validation: DataPart, checkpoint: Checkpoint | None) -> dict[int, float]:
+    """Which layers ask to be relaxed, see `relaxation_p_values`."""
+
+    def asked() -> dict[int, float]:
+        assert e.proposal.toward is not None
+        rng = np.random.default_rng(e.proposal.seed)
+        return relaxation_p_values(e.network, validation, e.proposal.toward, rng)
+
+    calls: dict[int, float] = asked() if checkpoint is None else checkpoint.once(f"calls-{e.proposal.number}", asked)
+    return calls
+
+
 class _Task(NamedTuple):
     """A proposal, the network that it inherits from, when to stop, and whether it is to be evaluated even so.
 
-    And what the images that it is trained on are moved by.
+    And what the images that it is trained on are moved by, and what keeps it.
     """
 
     proposal: Proposal
@@ -121,6 +137,7 @@ class _Task(NamedTuple):
     deadline: float | None
     always: bool
     moves: Moves
+    checkpoint: Checkpoint | None
 
     @property
     def stage(self) -> CandidateStage:
@@ -142,7 +159,7 @@ def _evaluations(
     if alone or n_workers == 1:
         for task in tasks:
             with torch_threads(torch.get_num_threads() if alone else 1):
-                found = _evaluation(task, data, validation, partial(monitor.step, task.stage))
+                found = _known_or_done(task, data, validation, partial(monitor.step, task.stage))
             yield found
             if found[0].diverged and task.out_of_time:
                 return  # it was cut off, and there is no time for others
@@ -158,7 +175,24 @@ def _evaluations(
 def _evaluation_elsewhere(task: _Task, data: DataPart, validation: DataPart) -> tuple[Evaluation, str]:
     """Train and evaluate in another process or thread."""
     with fitting_state(), kept_memory(), torch_threads(1):
-        return _evaluation(task, data, validation, lambda: task.out_of_time)
+        return _known_or_done(task, data, validation, lambda: task.out_of_time)
+
+
+def _known_or_done(
+    task: _Task, data: DataPart, validation: DataPart, stop: Callable[[], bool]
+) -> tuple[Evaluation, str]:
+    """What is known of a proposal from before the process was killed; or train and evaluate it, and keep that."""
+    if task.checkpoint is None:
+        return _evaluation(task, data, validation, stop)
+    known = known_candidate(task.checkpoint, task.proposal)
+    if known is not None:
+        known[0].network.to(data.images.device)
+        return known
+    evaluation, trouble = _evaluation(task, data, validation, stop)
+    cut_off = trouble == _INTERRUPTED or (evaluation.diverged and not trouble)
+    if not cut_off:
+        keep_candidate(task.checkpoint, evaluation, trouble)
+    return evaluation, trouble
 
 
 def _evaluation(task: _Task, data: DataPart, validation: DataPart, stop: Callable[[], bool]) -> tuple[Evaluation, str]:
@@ -179,14 +213,17 @@ def _evaluation(task: _Task, data: DataPart, validation: DataPart, stop: Callabl
     if for_alphas is not None and proposal.alpha_data == "validation" and proposal.training.alphas != "drawn":
         for_alphas, unseen = _parted(validation, proposal.seed)
     longest = proposal.epochs * (GREATEST_SHARE if proposal.by_curve else 1.0)
+    keeper = None if task.checkpoint is None else task.checkpoint.keeper(f"training-{proposal.number}")
     history = _ShareHistory(network, n_steps(len(data), longest, proposal.training.batch_size))
+    if keeper is not None:
+        vars(history).update(keeper.part("shares", history.state_dict) or {})
 
     def on_step() -> bool:
         history.step()
         return stop()
 
     try:
-        how: dict[str, Any] = {"seed": proposal.seed, "alpha_data": for_alphas, "on_step": on_step}
+        how: dict[str, Any] = {"seed": proposal.seed, "alpha_data": for_alphas, "on_step": on_step, "keeper": keeper}
         if proposal.like_the_model:
             how["augmentation"] = task.moves.start(proposal.seed)
         if proposal.by_curve:
@@ -260,3 +297,7 @@ class _ShareHistory:
                 for name, share in shares.items():
                     self.shares.setdefault(layer, {}).setdefault(name, []).append(share)
         self.n += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """How many steps there were, and the shares so far."""
+        return {"n": self.n, "shares": self.shares}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,7 +13,7 @@ from skequinas.nn.transforms import RandomMoves, RandomShifts, RandomTurns
 from skequinas.training.data import DataPart, mean_with_error
 from skequinas.training.evaluation import evaluate
 
-__all__ = ["Moves", "borne_moves", "candidate_moves"]
+__all__ = ["Mover", "Moves", "borne_moves", "candidate_moves"]
 
 _BORNE_RISE = 0.1
 """By what share of itself the loss may rise on images that are moved; by twice as much where that is within doubt."""
@@ -43,22 +43,16 @@ class Moves:
     mirrors: bool = False
     elements: Subgroup | None = None
 
-    def start(self, seed: int) -> Callable[[Tensor], Tensor] | None:
+    def start(self, seed: int) -> Mover | None:
         """From a batch to a moved one, if there is anything to do; everything random follows from the seed."""
-        steps: list[Callable[[Tensor], Tensor]] = []
+        steps: list[RandomMoves | RandomTurns | RandomShifts] = []
         if self.elements is not None and self.elements.order > 1:
             steps.append(RandomMoves(self.elements, seed))
         if self.turns:
             steps.append(RandomTurns(self.mirrors, seed))
         if self.shift:
             steps.append(RandomShifts(self.shift, seed))
-
-        def move(images: Tensor) -> Tensor:
-            for step in steps:
-                images = step(images)
-            return images
-
-        return move if steps else None
+        return Mover(steps) if steps else None
 
     def __or__(self, other: Moves) -> Moves:
         turns, mirrors = self.turns or other.turns, self.mirrors or other.mirrors
@@ -69,6 +63,33 @@ class Moves:
         words += ["turns by any angle" + ", and mirrors" * self.mirrors] * self.turns
         words += [f"shifts by up to {self.shift} pixel{'s' * (self.shift > 1)}"] * bool(self.shift)
         return "; ".join(words) or "nothing"
+
+
+class Mover:
+    """From a batch of images to a moved one, step by step.
+
+    Parameters
+    ----------
+    steps : sequence of RandomMoves, RandomTurns or RandomShifts
+    """
+
+    def __init__(self, steps: Sequence[RandomMoves | RandomTurns | RandomShifts]) -> None:
+        self.steps = list(steps)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """(n, channels, height, width) to the same."""
+        for step in self.steps:
+            images = step(images)
+        return images
+
+    def state_dict(self) -> dict[str, list[Tensor]]:
+        """Where the generators stand."""
+        return {"generators": [step.generator.get_state() for step in self.steps]}
+
+    def load_state_dict(self, state: dict[str, list[Tensor]]) -> None:
+        """Go on from there."""
+        for step, own in zip(self.steps, state["generators"], strict=True):
+            step.generator.set_state(own)
 
 
 def candidate_moves(symmetry: Subgroup, height: int, width: int) -> list[Moves]:

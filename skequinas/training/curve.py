@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from torch import nn
 
+from skequinas.io.checkpoints import Keeper
 from skequinas.training.data import DataPart, batches_per_epoch, mean_with_error, n_steps
 from skequinas.training.evaluation import evaluate
-from skequinas.training.loop import TrainingSettings, train
+from skequinas.training.loop import train
+from skequinas.training.settings import TrainingSettings
 
 __all__ = ["GREATEST_SHARE", "train_by_curve"]
 
@@ -37,6 +40,7 @@ def train_by_curve(
     seed: int,
     alpha_data: DataPart | None = None,
     on_step: Callable[[], bool | None] | None = None,
+    keeper: Keeper | None = None,
 ) -> float:
     """Train a network in place, in parts that each double the length, until the held-out error no longer falls.
 
@@ -45,7 +49,7 @@ def train_by_curve(
 
     Parameters
     ----------
-    network, data, settings, seed, alpha_data, on_step
+    network, data, settings, seed, alpha_data, on_step, keeper
         As in `skequinas.training.train`.
     epochs : float
         The greatest length of a final training. Half of it is the greatest length of this one, unless these are fewer
@@ -58,31 +62,42 @@ def train_by_curve(
     float
         The epochs that led to the network's weights.
     """
-    steps, stopped, done, weights = 0, False, 0.0, validation.sample_weights()
-    losses, errors = (np.full(len(validation), np.inf) for _ in range(2))
+    weights, stopped = validation.sample_weights(), False
+    now: dict[str, Any] = {
+        "number": 0,
+        "done": 0.0,
+        "steps": 0,
+        "losses": np.full(len(validation), np.inf),
+        "errors": np.full(len(validation), np.inf),
+        "before": copy.deepcopy(network.state_dict()),
+    }
+    if keeper is not None:
+        now |= keeper.part("curve", lambda: now) or {}
 
     def step() -> bool:
-        nonlocal steps, stopped
-        steps += 1
+        nonlocal stopped
+        now["steps"] += 1
         stopped = on_step is not None and bool(on_step())
         return stopped
 
-    for number, share in enumerate(_SHARES):
+    for number, share in enumerate(_SHARES[now["number"] :], now["number"]):
+        done = float(now["done"])
         if done >= GREATEST_SHARE * epochs and n_steps(len(data), done, settings.batch_size) >= _FEWEST_STEPS:
             break
-        before = copy.deepcopy(network.state_dict())
-        train(network, data, settings, share * epochs, seed=seed + number, alpha_data=alpha_data, on_step=step)
+        how: dict[str, Any] = {"seed": seed + number, "alpha_data": alpha_data, "on_step": step, "keeper": keeper}
+        train(network, data, settings, share * epochs, **how)
         if stopped:
-            return steps / batches_per_epoch(len(data), settings.batch_size)
-        losses_before, errors_before = losses, errors
+            return float(now["steps"] / batches_per_epoch(len(data), settings.batch_size))
         losses, errors = evaluate(network, validation)
+        losses_before, errors_before = now["losses"], now["errors"]
         enough = n_steps(len(data), done + share * epochs, settings.batch_size) >= _FEWEST_STEPS
         if number and enough:
             gain, standard_error = mean_with_error(errors_before - errors, weights, validation.units)
             if gain <= _DOUBT * standard_error:
                 if mean_with_error(losses_before - losses, weights)[0] < 0:
-                    network.load_state_dict(before)
+                    network.load_state_dict(now["before"])
                     return done
                 return done + share * epochs
-        done += share * epochs
-    return done
+        now |= {"number": number + 1, "done": done + share * epochs, "losses": losses, "errors": errors}
+        now["before"] = copy.deepcopy(network.state_dict())
+    return float(now["done"])

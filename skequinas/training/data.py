@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from skequinas.training.objective import Objective
 from skequinas.training.units import numbered, parts, sums
 
-__all__ = ["Batch", "DataPart", "Split", "batches_per_epoch", "endless_batches", "mean_with_error", "n_steps"]
+__all__ = ["Batch", "DataPart", "EndlessBatches", "Split", "batches_per_epoch", "mean_with_error", "n_steps"]
 
 
 class Batch(NamedTuple):
@@ -145,11 +145,39 @@ def n_steps(n: int, epochs: float, batch_size: int) -> int:
     return max(1, round(epochs * batches_per_epoch(n, batch_size)))
 
 
-def endless_batches(data: DataPart, batch_size: int, seed: int) -> Iterator[Batch]:
-    """Mini-batches, epoch after epoch, each in a new order."""
-    generator = torch.Generator().manual_seed(seed)
-    n_batches = batches_per_epoch(len(data), batch_size)
-    while True:
-        order = torch.randperm(len(data), generator=generator).to(data.images.device)
-        for rows in order.tensor_split(n_batches):
-            yield data.batch(rows)
+class EndlessBatches(Iterator[Batch]):
+    """Mini-batches, epoch after epoch, each in a new order.
+
+    Parameters
+    ----------
+    data : DataPart
+    batch_size : int
+    seed : int
+        The orders follow from it.
+    """
+
+    def __init__(self, data: DataPart, batch_size: int, seed: int) -> None:
+        self.data, self.n_drawn = data, 0
+        self._generator = torch.Generator().manual_seed(seed)
+        self._n_batches = batches_per_epoch(len(data), batch_size)
+        self._rows: tuple[Tensor, ...] = ()
+
+    def __next__(self) -> Batch:
+        return self.data.batch(self._next_rows())
+
+    def _next_rows(self) -> Tensor:
+        number = self.n_drawn % self._n_batches
+        if number == 0:
+            order = torch.randperm(len(self.data), generator=self._generator).to(self.data.images.device)
+            self._rows = order.tensor_split(self._n_batches)
+        self.n_drawn += 1
+        return self._rows[number]
+
+    def state_dict(self) -> dict[str, int]:
+        """How many were drawn, from which all else follows."""
+        return {"n_drawn": self.n_drawn}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on from there, which a new object alone can."""
+        while self.n_drawn < state["n_drawn"]:
+            self._next_rows()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -138,3 +139,18 @@ class InvariancePenalty:
             self.weights.clamp_min_(0.0)
             self.weights.mul_((1.0 + self.settings.weight) / self.weights.sum().clamp_min(_TINY))
         return weights.to(losses.device)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The weights, and where generator and optimiser stand."""
+        optimizer = None if self.optimizer is None else self.optimizer.state_dict()
+        own = {"weights": self.weights.detach(), "first": self.first, "generator": self.generator.get_state()}
+        return own | {"optimizer": optimizer}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        with torch.no_grad():
+            self.weights.copy_(state["weights"])
+        self.first = state["first"]
+        self.generator.set_state(state["generator"])
+        if self.optimizer is not None:
+            self.optimizer.load_state_dict(state["optimizer"])

@@ -5,93 +5,32 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from skequinas.training.data import DataPart, batches_per_epoch, endless_batches, mean_with_error, n_steps
+from skequinas.io.checkpoints import Keeper
+from skequinas.training.alphas import AlphaStep, autocast, forget, penalised
+from skequinas.training.augmentation import Mover
+from skequinas.training.data import DataPart, EndlessBatches, batches_per_epoch, mean_with_error, n_steps
 from skequinas.training.evaluation import evaluate
-from skequinas.training.invariance import InvariancePenalty, InvarianceSettings
-from skequinas.training.objective import Objective
+from skequinas.training.invariance import InvariancePenalty
 from skequinas.training.optimizer import SGD, AdamW, Muon
 from skequinas.training.recording import Recorded, recorded
 from skequinas.training.relaxation import Relaxation
 from skequinas.training.residuals import DualAscent, ResidualSettings, residual_layers, residual_prior
+from skequinas.training.settings import TrainingSettings, remedy
 
-__all__ = ["PRECISIONS", "DivergenceError", "TrainingSettings", "refresh_statistics", "train"]
+__all__ = ["DivergenceError", "refresh_statistics", "train"]
 
 _KERNEL_RATE = 6.0
 """Muon's rate, which is relative to the norm of a kernel, over that of AdamW."""
 
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
 
 class DivergenceError(ArithmeticError):
     """The training loss became NaN or infinite."""
-
-
-@dataclass(frozen=True)
-class TrainingSettings:
-    """How to train.
-
-    Parameters
-    ----------
-    learning_rate : float
-        The rate, or the highest rate of the one-cycle schedule.
-    optimizer : {"muon", "adamw", "sgd"}
-        "muon" turns the kernels of equivariant convolutions, see `skequinas.training.optimizer.Muon`, by six times
-        ``learning_rate`` of their norm, and trains all else by AdamW.
-    schedule : {"one_cycle", "constant"}
-        "one_cycle" rises for a quarter of the steps and falls to nearly zero with a cosine.
-    batch_size : int
-        Images in a mini-batch; the batches of an epoch differ in size by one at most.
-    weight_decay : float
-        The decoupled weight decay of AdamW, or that of SGD. Kernels that Muon turns have none.
-    alpha_learning_rate : float
-        The rate of Adam for the logits of mixed layers.
-    alpha_interval : int
-        Steps of the weights between two steps of the logits.
-    alphas : {"learned", "permuted", "drawn"}
-        What becomes of those logits. "permuted" shuffles the gradients of each layer's among them, "drawn"
-        leaves the logits as they are: the controls for what is learned.
-    alpha_entropy : float
-        What is added to the loss of those logits for each unit of the mean entropy of a layer's shares.
-    precision : {"float32", "bfloat16"}
-        "bfloat16" computes convolutions in that type; weights, statistics and losses are float32.
-    label_smoothing : float
-        The share of each target that is spread evenly over all classes in training, where the objective has classes.
-    momentum : float
-        That of "sgd", Nesterov's unless it is 0. Muon and AdamW have their own.
-    residuals : ResidualSettings or None
-        How the residuals of layers that have any are held in check.
-    invariance : InvarianceSettings or None
-        What is added to the loss for how the network changes when images are moved.
-    """
-
-    learning_rate: float = 1e-2
-    optimizer: str = "adamw"
-    schedule: str = "one_cycle"
-    batch_size: int = 64
-    weight_decay: float = 1e-2
-    alpha_learning_rate: float = 1e-2
-    alpha_interval: int = 1
-    alphas: str = "learned"
-    alpha_entropy: float = 0.0
-    precision: str = "float32"
-    label_smoothing: float = 0.0
-    momentum: float = 0.9
-    residuals: ResidualSettings | None = None
-    invariance: InvarianceSettings | None = None
-
-    def __post_init__(self) -> None:
-        kinds: dict[str, type] = {"residuals": ResidualSettings, "invariance": InvarianceSettings}
-        for name, kind in kinds.items():
-            own = getattr(self, name)
-            if isinstance(own, dict):  # as files have them
-                object.__setattr__(self, name, kind(**own))
 
 
 def train(
@@ -104,9 +43,11 @@ def train(
     validation: DataPart | None = None,
     patience: int | None = None,
     alpha_data: DataPart | None = None,
-    augmentation: Callable[[Tensor], Tensor] | None = None,
+    augmentation: Mover | None = None,
     on_step: Callable[[], bool | None] | None = None,
     on_epoch: Callable[[dict[str, float]], bool | None] | None = None,
+    keeper: Keeper | None = None,
+    log: list[dict[str, float]] | None = None,
 ) -> list[dict[str, float]]:
     """Train a network in place.
 
@@ -127,12 +68,17 @@ def train(
     alpha_data : DataPart, optional
         For the logits of mixed layers, in steps of their own: held-out data, or ``data`` again, of which they get other
         mini-batches. Without it they stay as they are.
-    augmentation : callable, optional
+    augmentation : Mover, optional
         From the inputs of a mini-batch to those that the network is trained on.
     on_step : callable, optional
         Called after each step; when it returns True, the training ends there.
     on_epoch : callable, optional
         Called with the row of each epoch; when it returns True, the training ends there.
+    keeper : Keeper, optional
+        Keeps the training while it goes on. A training that it knows goes on where it was, and nothing is called again
+        for what was done before.
+    log : list, optional
+        Where the rows of the epochs are put, as each is over; a new list by default.
 
     Returns
     -------
@@ -156,73 +102,82 @@ def train(
     prior = settings.residuals if any(layer.gammas is None for layer in residual_layers(network)) else None
     invariance = None if settings.invariance is None else InvariancePenalty(settings.invariance, network, seed)
     trained = weights if ascent is None else [*weights, *ascent.gammas]
-    batches = endless_batches(data, settings.batch_size, seed)
-    if augmentation is not None:
-        batches = (batch._replace(inputs=augmentation(batch.inputs)) for batch in batches)
+    batches = EndlessBatches(data, settings.batch_size, seed)
     alpha_step = None
     if alphas and alpha_data is not None and settings.alphas != "drawn":
         # of the same data other mini-batches
-        alpha_step = _AlphaStep(network, alphas, alpha_data, settings, seed + (alpha_data is data))
+        alpha_step = AlphaStep(network, alphas, alpha_data, settings, seed + (alpha_data is data))
 
-    log: list[dict[str, float]] = []
-    best, waited = _Best(network), 0
+    best = _Best(network)
+    now = _Progress(torch.zeros((), device=data.images.device), [] if log is None else log)
+    everything = {
+        "network": network, "optimizer": optimizer, "schedule": schedule, "batches": batches, "best": best,
+        "progress": now, "logits": alpha_step, "prices": ascent, "invariance": invariance, "moves": augmentation,
+    }  # fmt: skip
+    parts = {name: part for name, part in everything.items() if part is not None}
+    if keeper is not None:
+        _go_on(parts, keeper)
     network.train()
-    started, epoch_loss, in_epoch = time.perf_counter(), torch.zeros((), device=data.images.device), 0
+    started = time.perf_counter() - now.seconds
     # the network ends with its best weights, also when the loop is interrupted
-    with relaxed, best, recorded(network, data.images.device, last, trained) as forward:
+    with relaxed, best, recorded(network, data.images.device, last - now.step, trained) as forward:
         if isinstance(forward, Recorded):
             if isinstance(optimizer, Muon):
                 optimizer.record()
             if alpha_step is not None:
                 alpha_step.forward = forward.beside(alphas)
-        for step in range(1, last + 1):
+        while not now.over:
             if not network.training:  # it was evaluated
                 network.train()
-            constrained = relaxed.step(step)
+            now.step += 1
+            constrained = relaxed.step(now.step)
             batch = next(batches)
-            with _autocast(data, settings):
+            if augmentation is not None:
+                batch = batch._replace(inputs=augmentation(batch.inputs))
+            with autocast(data, settings):
                 if invariance is None:
                     mean = batch.loss(forward, data.objective, settings.label_smoothing)
                 else:
                     mean = invariance.loss(forward, batch, data.objective, settings.label_smoothing)
-                loss = _penalised(mean, network, data.objective)
+                loss = penalised(mean, network, data.objective)
                 if prior is not None:
                     loss = loss + residual_prior(network, prior)
-            _forget(trained)
+            forget(trained)
             loss.backward(inputs=trained)
             optimizer.step()
             if ascent is not None:
                 ascent.step()
             schedule.step()
-            epoch_loss += loss.detach()
+            now.epoch_loss += loss.detach()
             del mean, loss  # while their graph lives nothing else can be recorded: it is of another stream
-            in_epoch += 1
-            if alpha_step is not None and step % settings.alpha_interval == 0:
+            now.in_epoch += 1
+            if alpha_step is not None and now.step % settings.alpha_interval == 0:
                 alpha_step()
             stop = on_step is not None and bool(on_step())
-            if step % per_epoch and step < last and not stop:
-                continue
-
-            row = {"epoch": step / per_epoch, "loss": float(epoch_loss) / in_epoch}
-            if not np.isfinite(row["loss"]):
-                raise DivergenceError(
-                    f"The training loss became {row['loss']} in epoch {row['epoch']:.3g}. {remedy(settings)}"
-                )
-            epoch_loss.zero_()
-            in_epoch = 0
-            if validation is not None:
-                losses, errors = evaluate(network, validation)
-                importance = validation.sample_weights()
-                row |= {
-                    "validation_loss": mean_with_error(losses, importance)[0],
-                    "validation_error": mean_with_error(errors, importance)[0],
-                }
-                if constrained:
-                    waited = 0 if best.update(row["validation_loss"]) else waited + 1
-            log.append(row | {"seconds": time.perf_counter() - started})
-            asked = on_epoch is not None and bool(on_epoch(log[-1]))
-            if asked or stop or (patience is not None and waited >= patience):
-                break
+            if now.step % per_epoch == 0 or now.step == last or stop:
+                row = now.row(per_epoch)
+                if not np.isfinite(row["loss"]):
+                    raise DivergenceError(
+                        f"The training loss became {row['loss']} in epoch {row['epoch']:.3g}. {remedy(settings)}"
+                    )
+                if validation is not None:
+                    losses, errors = evaluate(network, validation)
+                    importance = validation.sample_weights()
+                    row |= {
+                        "validation_loss": mean_with_error(losses, importance)[0],
+                        "validation_error": mean_with_error(errors, importance)[0],
+                    }
+                    if constrained:
+                        now.waited = 0 if best.update(row["validation_loss"]) else now.waited + 1
+                now.log.append(row | {"seconds": time.perf_counter() - started})
+                asked = on_epoch is not None and bool(on_epoch(now.log[-1]))
+                impatient = patience is not None and now.waited >= patience
+                now.over = asked or stop or impatient or now.step == last
+            if keeper is not None and not stop:
+                now.seconds = time.perf_counter() - started
+                keeper.step()
+        if keeper is not None:
+            keeper.end()
     if isinstance(optimizer, Muon):
         optimizer.forget()
     if relaxed.was_cut:
@@ -231,7 +186,7 @@ def train(
         sample = network.eval()(data.batch(torch.arange(min(len(data), 16), device=data.images.device))[0])
     if not bool(sample.isfinite().all()):
         raise DivergenceError(f"The outputs of the trained network are NaN or infinite. {remedy(settings)}")
-    return log
+    return now.log
 
 
 @torch.no_grad()
@@ -242,7 +197,7 @@ def refresh_statistics(
     *,
     seed: int = 0,
     n_batches: int = 16,
-    augmentation: Callable[[Tensor], Tensor] | None = None,
+    augmentation: Mover | None = None,
 ) -> None:
     """Give all batch norms the statistics of data, as where kernels were projected and the old ones are of no use.
 
@@ -251,7 +206,7 @@ def refresh_statistics(
     norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     momenta, training = [m.momentum for m in norms], network.training
     network.train()
-    batches = endless_batches(data, batch_size, seed)
+    batches = EndlessBatches(data, batch_size, seed)
     for number in range(1, 1 + min(n_batches, batches_per_epoch(len(data), batch_size))):
         for m in norms:
             m.momentum = 1 / number
@@ -260,10 +215,6 @@ def refresh_statistics(
     for m, momentum in zip(norms, momenta, strict=True):
         m.momentum = momentum
     network.train(training)
-
-
-def _penalised(loss: Tensor, network: nn.Module, objective: Objective) -> Tensor:
-    return loss if objective.penalty is None else loss + objective.penalty(network)
 
 
 def _ascent(network: nn.Module, settings: ResidualSettings | None, n_steps: int) -> DualAscent | None:
@@ -275,17 +226,6 @@ def _ascent(network: nn.Module, settings: ResidualSettings | None, n_steps: int)
         layers = [layer for layer in layers if layer.regular_out]
     gammas = [layer.gammas for layer in layers if layer.gammas is not None and len(layer.gammas)]
     return DualAscent(gammas, settings, n_steps) if gammas else None
-
-
-def _autocast(data: DataPart, settings: TrainingSettings) -> torch.autocast:
-    reduced = settings.precision != "float32"
-    return torch.autocast(data.images.device.type, PRECISIONS[settings.precision], enabled=reduced)
-
-
-def _forget(parameters: list[nn.Parameter]) -> None:
-    """What ``zero_grad`` of an optimiser does, which imports torch's compiler, and that of a network slowly."""
-    for p in parameters:
-        p.grad = None
 
 
 def _optimizer(network: nn.Module, weights: list[nn.Parameter], settings: TrainingSettings) -> torch.optim.Optimizer:
@@ -311,45 +251,35 @@ def _schedule(
     return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
 
-def remedy(settings: TrainingSettings) -> str:
-    """What to change after a training that diverged."""
-    if settings.weight_decay > 1 and settings.learning_rate * settings.weight_decay > 1:  # it more than undoes weights
-        return f"Reduce weight_decay={settings.weight_decay:g}: times learning_rate it must stay well below 1."
-    return f"Reduce learning_rate={settings.learning_rate:g}, or scale X and y."
+def _go_on(parts: dict[str, Any], keeper: Keeper) -> None:
+    """Let the parts of a training go on from where they were kept, if they were, and be kept from now on."""
+    known = keeper.part("training", lambda: {name: part.state_dict() for name, part in parts.items()})
+    for name, part in parts.items() if known is not None else ():
+        part.load_state_dict(known[name])
 
 
-class _AlphaStep:
-    """One step of the logits of mixed layers, on their own data. Weights and running statistics stay as they are."""
+class _Progress:
+    """Where a training stands: its steps, the rows of its epochs, and what of the next row is known."""
 
-    def __init__(
-        self, network: nn.Module, alphas: list[nn.Parameter], data: DataPart, settings: TrainingSettings, seed: int
-    ) -> None:
-        self.network, self.alphas, self.data, self.settings = network, alphas, data, settings
-        self.forward: Callable[[Tensor], Tensor] = network
-        self.norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-        self.batches = endless_batches(data, settings.batch_size, seed)
-        self.optimizer = AdamW(alphas, settings.alpha_learning_rate, weight_decay=0.0)  # which is Adam
-        self.generator = torch.Generator().manual_seed(seed) if settings.alphas == "permuted" else None
+    def __init__(self, epoch_loss: Tensor, log: list[dict[str, float]]) -> None:
+        self.step, self.in_epoch, self.waited, self.seconds, self.over = 0, 0, 0, 0.0, False
+        self.epoch_loss, self.log = epoch_loss, log
 
-    def __call__(self) -> None:
-        momenta = [m.momentum for m in self.norms]
-        for m in self.norms:
-            m.momentum = 0.0
-        batch = next(self.batches)
-        with _autocast(self.data, self.settings):
-            loss = _penalised(batch.loss(self.forward, self.data.objective), self.network, self.data.objective)
-            if self.settings.alpha_entropy:
-                shares = [torch.special.entr(p.softmax(0)).sum() for p in self.alphas]
-                loss = loss + self.settings.alpha_entropy * torch.stack(shares).mean()
-        for m, momentum in zip(self.norms, momenta, strict=True):
-            m.momentum = momentum
-        _forget(self.alphas)
-        loss.backward(inputs=self.alphas)
-        if self.generator is not None:
-            for p in self.alphas:
-                assert p.grad is not None
-                p.grad = p.grad[torch.randperm(len(p), generator=self.generator).to(p.device)]
-        self.optimizer.step()
+    def row(self, per_epoch: int) -> dict[str, float]:
+        """The row of an epoch that is over; the next one begins."""
+        row = {"epoch": self.step / per_epoch, "loss": float(self.epoch_loss) / self.in_epoch}
+        self.epoch_loss.zero_()
+        self.in_epoch = 0
+        return row
+
+    def state_dict(self) -> dict[str, Any]:
+        """All of it."""
+        return vars(self)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.log[:] = state["log"]
+        vars(self).update(state | {"epoch_loss": self.epoch_loss.copy_(state["epoch_loss"]), "log": self.log})
 
 
 class _Best:
@@ -372,3 +302,11 @@ class _Best:
     def __exit__(self, *_: object) -> None:
         if self.state is not None:
             self.network.load_state_dict(self.state)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The lowest loss and the weights that had it."""
+        return {"loss": self.loss, "state": self.state}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.loss, self.state = state["loss"], state["state"]

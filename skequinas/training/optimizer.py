@@ -105,6 +105,15 @@ class _Bare(torch.optim.Optimizer):
         loss: float | None = _unwrapped(super().step)(self, closure)
         return loss
 
+    def state_dict(self) -> dict[str, Any]:
+        """Momenta, steps and rates."""
+        state: dict[str, Any] = _unwrapped(super().state_dict)(self)
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from there."""
+        _unwrapped(super().load_state_dict)(self, state_dict)
+
 
 def _unwrapped(method: Any) -> Callable[..., Any]:
     """The function of a bound method, without hooks either."""

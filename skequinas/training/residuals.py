@@ -124,3 +124,13 @@ class DualAscent:
             if self._one_sided:
                 price.clamp_min_(0.0)
             p.sub_(grad, alpha=self.rate)
+
+    def state_dict(self) -> dict[str, list[Tensor]]:
+        """Prices and slacks."""
+        return {"prices": self.prices, "slacks": self.slacks}
+
+    def load_state_dict(self, state: dict[str, list[Tensor]]) -> None:
+        """Go on from there."""
+        for name, own in (("prices", self.prices), ("slacks", self.slacks)):
+            for mine, kept in zip(own, state[name], strict=True):
+                mine.copy_(kept)

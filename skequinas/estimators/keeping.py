@@ -1,0 +1,155 @@
+"""Which fit a folder of checkpoints belongs to: the same parameters, the same data, the same seed, or an error."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from importlib.metadata import PackageNotFoundError, version
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+from sklearn.base import BaseEstimator
+from sklearn.utils import check_random_state
+from torch import Tensor
+
+from skequinas.estimators.plain import plain_parameter
+from skequinas.io.checkpoints import Checkpoint, read_part
+from skequinas.io.files import FileError
+from skequinas.io.images import as_array
+
+__all__ = ["KEPT_FIT", "begin", "first_seed"]
+
+KEPT_FIT = "fit"
+"""The part that tells what fit it is."""
+
+_FREE = {"callback", "checkpoint", "device", "n_jobs", "on_interrupt", "random_state", "verbose", "warm_start"}
+"""Parameters that may be others when a fit goes on. What is random follows from the seed."""
+
+
+def first_seed(
+    random_state: int | np.random.RandomState | None, folder: str | PathLike[str] | None, earlier: int | None
+) -> int:
+    """The number that everything random in a fit follows from: that of an earlier fit that goes on, or a drawn one.
+
+    Parameters
+    ----------
+    random_state : int, RandomState or None
+    folder : path-like or None
+        The checkpoint, whose fit goes on if it holds one.
+    earlier : int or None
+        That of the fitted model that goes on.
+    """
+    if earlier is not None:
+        if folder is not None:
+            raise ValueError(
+                f"warm_start=True goes on with this model, and checkpoint={str(folder)!r} with what a folder holds. "
+                "Set one of the two, or fit a clone."
+            )
+        return earlier
+    known = _known(Path(folder)) if folder is not None and random_state is None else None
+    if known is not None:
+        return int(known["seed"])
+    # without a seed, fresh entropy: numpy's global state is left alone
+    rng = np.random.RandomState() if random_state is None else check_random_state(random_state)
+    return int(rng.randint(np.iinfo(np.int32).max))
+
+
+def begin(
+    folder: str | PathLike[str], model: BaseEstimator, seed: int, images: Tensor, given: dict[str, Any]
+) -> Checkpoint:
+    """The checkpoint of a fit, which goes on if the folder holds the same one.
+
+    Parameters
+    ----------
+    folder : path-like
+    model : estimator
+        With its parameters.
+    seed : int
+    images : Tensor
+        All images, as they came.
+    given : dict
+        What else `fit` was given, by the names of its arguments.
+
+    Raises
+    ------
+    ValueError
+        When the folder is a file, or holds another fit.
+    """
+    place = Path(folder)
+    if place.exists() and not place.is_dir():
+        raise ValueError(f"checkpoint={str(folder)!r} is a file; give a folder, which is made where there is none.")
+    given_parameters = model.get_params(deep=False)
+    parameters = {name: _text(name, value) for name, value in given_parameters.items()}
+    own = {name: value for name, value in parameters.items() if name not in _FREE}
+    words = {name: repr(given_parameters[name]) for name in own}
+    data = {"X": joblib.hash(images.numpy(force=True))} | {name: _hash(name, value) for name, value in given.items()}
+    fingerprint = {"estimator": type(model).__name__, "skequinas": _version(), "seed": seed, "data": data, "own": own}
+    checkpoint = Checkpoint(place, hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest())
+    known = _known(place)
+    if known is None:
+        checkpoint.write(KEPT_FIT, fingerprint | {"parameters": parameters, "words": words})
+    elif known["fit"] != checkpoint.fit:
+        raise ValueError(
+            f"checkpoint={str(folder)!r} holds another fit: {_differences(fingerprint, words, known)}. Repeat that "
+            "one's call, or give this one a folder of its own."
+        )
+    return checkpoint
+
+
+def _known(folder: Path) -> dict[str, Any] | None:
+    """What fit a folder holds, if that can be read."""
+    try:
+        fit, _, known = read_part(folder / f"{KEPT_FIT}.safetensors")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (FileError, OSError) as error:
+        warnings.warn(f"{error} What it held is done again.", stacklevel=2)
+        return None
+    return {**known, "fit": fit}
+
+
+def _differences(mine: dict[str, Any], words_of_mine: dict[str, str], known: dict[str, Any]) -> str:
+    """What of two fits is not the same, in words."""
+    words = [
+        f"{name} differs" for name in sorted({*mine["data"], *known["data"]}) if _differ(mine, known, "data", name)
+    ]
+    for name in sorted({*mine["own"], *known["own"]}):
+        if _differ(mine, known, "own", name):
+            words.append(f"{name} is {words_of_mine.get(name)}, there {known['words'].get(name)}")
+    for name in ("estimator", "skequinas"):
+        if mine[name] != known[name]:
+            words.append(f"{name} is {mine[name]}, there {known[name]}")
+    if mine["seed"] != known["seed"]:
+        words.append("random_state differs")
+    return "; ".join(words)
+
+
+def _differ(mine: dict[str, Any], known: dict[str, Any], part: str, name: str) -> bool:
+    return bool(mine[part].get(name) != known[part].get(name))
+
+
+def _text(name: str, value: Any) -> str:
+    """A parameter in words that are the same in another process."""
+    if name == "callback":
+        return "a function" if value is not None else "None"
+    try:
+        return json.dumps(plain_parameter(name, value), sort_keys=True)
+    except (TypeError, ValueError):
+        return repr(value)
+
+
+def _hash(name: str, value: Any) -> str:
+    """What tells data from others."""
+    parts = value if name == "validation_data" and isinstance(value, tuple | list) else [value]
+    return " ".join(str(joblib.hash(np.asarray(as_array(part, name)))) for part in parts)
+
+
+def _version() -> str:
+    try:
+        return version("skequinas")
+    except PackageNotFoundError:  # run from a checkout that is not installed
+        return "0.0.0"
