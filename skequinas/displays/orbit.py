@@ -91,7 +91,7 @@ class OrbitDisplay:
         X = estimator._rows(image if hasattr(image, "columns") else np.asarray(image)[None])
         group, preprocessing = estimator.architecture_.group, estimator.preprocessing_
         with torch.inference_mode():
-            square = preprocessing(as_images(X, estimator.image_shape_))
+            square = preprocessing(as_images(np.asarray(X), estimator.image_shape_))
             moved = torch.cat([transform_images(square, group, g) for g in group.elements])
             outputs = estimator._respond(estimator.module_(moved)).double().numpy()
             images = (moved * preprocessing.std + preprocessing.mean).movedim(1, -1).numpy()

@@ -30,7 +30,9 @@ from skequinas.estimators.units import checked_groups, units_of
 from skequinas.evidence.measures import Measures, layer_distances, measure
 from skequinas.evidence.report import LearnedSymmetry
 from skequinas.groups import PointGroup, group_on_images, is_foreign, parse_group
-from skequinas.io.images import Preprocessing, as_array, as_images
+from skequinas.io.images import as_array
+from skequinas.io.preprocessing import Preprocessing
+from skequinas.io.stored import StoredImages, taken_from
 from skequinas.nn.networks import EquivariantNetwork
 from skequinas.runtime.devices import resolve_device
 from skequinas.runtime.process import fitting_state, full_precision, kept_memory, no_autocast, worker_threads
@@ -286,8 +288,8 @@ class BaseEquivariantNAS(ExportMixin, CallbackSupportMixin, BaseEstimator, Param
         """Whether there is a model to predict with."""
         return hasattr(self, "module_")
 
-    def _rows(self, X: Any) -> NDArray[Any]:
-        """Images to predict for, as finite rows; they must be as those in `fit`."""
+    def _rows(self, X: Any) -> NDArray[Any] | StoredImages:
+        """Images to predict for, as finite rows or where they are; they must be as those in `fit`."""
         return read_more(self, X, self.image_shape_)
 
     def _is_as_fitted(self) -> bool:
@@ -297,7 +299,7 @@ class BaseEquivariantNAS(ExportMixin, CallbackSupportMixin, BaseEstimator, Param
     def _outputs(self, X: ArrayLike) -> NDArray[np.float64]:
         """The responses of the network to X, in float64."""
         check_is_fitted(self)
-        images = as_images(self._rows(X), self.image_shape_)
+        images = taken_from(self._rows(X), self.image_shape_)
         device = self._prediction_device()
         preprocessing, plain = self.preprocessing_, self.module_
         fast = self.network_ if device.type == "cpu" and self._is_as_fitted() else None
@@ -324,9 +326,9 @@ class BaseEquivariantNAS(ExportMixin, CallbackSupportMixin, BaseEstimator, Param
         rows = self._rows(X)
         targets = np.asarray(as_array(y, "y"))
         check_consistent_length(rows, targets)
-        images, known = as_images(rows, self.image_shape_), self._known_targets(targets)
+        images, known = taken_from(rows, self.image_shape_), self._known_targets(targets)
         moving = group_on_images(group or self.architecture_.group, *images.shape[2:])
-        padded = rows.shape[1] < math.prod(self.image_shape_)
+        padded = self.n_features_in_ < math.prod(self.image_shape_)
         units = units_of(images, checked_groups(groups, rows), moving, near=not padded)
         return DataPart(images, known, self.preprocessing_, self.objective, units=units)
 

@@ -15,7 +15,8 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
-from skequinas.io.images import Preprocessing, as_images
+from skequinas.io.images import as_images
+from skequinas.io.preprocessing import Preprocessing
 from skequinas.runtime.process import fitting_state
 
 __all__ = ["ExportMixin"]

@@ -20,6 +20,7 @@ from skequinas.estimators.plain import plain_parameter
 from skequinas.io.checkpoints import Checkpoint, read_part
 from skequinas.io.files import FileError
 from skequinas.io.images import as_array
+from skequinas.io.stored import StoredImages
 
 __all__ = ["KEPT_FIT", "begin", "first_seed"]
 
@@ -59,7 +60,7 @@ def first_seed(
 
 
 def begin(
-    folder: str | PathLike[str], model: BaseEstimator, seed: int, images: Tensor, given: dict[str, Any]
+    folder: str | PathLike[str], model: BaseEstimator, seed: int, images: Tensor | StoredImages, given: dict[str, Any]
 ) -> Checkpoint:
     """The checkpoint of a fit, which goes on if the folder holds the same one.
 
@@ -69,7 +70,7 @@ def begin(
     model : estimator
         With its parameters.
     seed : int
-    images : Tensor
+    images : Tensor or StoredImages
         All images, as they came.
     given : dict
         What else `fit` was given, by the names of its arguments.
@@ -86,7 +87,7 @@ def begin(
     parameters = {name: _text(name, value) for name, value in given_parameters.items()}
     own = {name: value for name, value in parameters.items() if name not in _FREE}
     words = {name: repr(given_parameters[name]) for name in own}
-    data = {"X": joblib.hash(images.numpy(force=True))} | {name: _hash(name, value) for name, value in given.items()}
+    data = {"X": _hash_of_images(images)} | {name: _hash(name, value) for name, value in given.items()}
     fingerprint = {"estimator": type(model).__name__, "skequinas": _version(), "seed": seed, "data": data, "own": own}
     checkpoint = Checkpoint(place, hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest())
     known = _known(place)
@@ -140,6 +141,14 @@ def _text(name: str, value: Any) -> str:
         return json.dumps(plain_parameter(name, value), sort_keys=True)
     except (TypeError, ValueError):
         return repr(value)
+
+
+def _hash_of_images(images: Tensor | StoredImages) -> str:
+    """The same wherever the images are."""
+    digest = hashlib.blake2b(f"{images.dtype} {tuple(images.shape)}".encode(), digest_size=16)
+    for part in images.split(128):
+        digest.update(part.numpy(force=True).tobytes())
+    return digest.hexdigest()
 
 
 def _hash(name: str, value: Any) -> str:

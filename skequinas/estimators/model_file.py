@@ -19,7 +19,8 @@ from skequinas.estimators.regressor import EquivariantNASRegressor
 from skequinas.evidence.report import LearnedSymmetry
 from skequinas.evidence.verdict import evidence_from_json
 from skequinas.io.files import array_from_json, array_to_json, read_file, reading, write_file
-from skequinas.io.images import Preprocessing, as_images
+from skequinas.io.images import as_images
+from skequinas.io.preprocessing import Preprocessing
 from skequinas.nn.architecture import Architecture
 from skequinas.nn.networks import network_from_state
 from skequinas.runtime.process import fitting_state

@@ -17,7 +17,9 @@ from torch import Tensor
 
 from skequinas.estimators.units import checked_groups, fingerprints, units_of
 from skequinas.groups import PointGroup, group_on_images, parse_group
-from skequinas.io.images import Preprocessing, as_array, as_images, as_rows, infer_image_shape
+from skequinas.io.images import as_array, as_images, as_rows, infer_image_shape
+from skequinas.io.preprocessing import Preprocessing
+from skequinas.io.stored import StoredImages, is_stored, taken_from
 from skequinas.training import DataPart, Objective, Split
 from skequinas.training.units import numbered
 
@@ -29,6 +31,7 @@ class Task(Protocol):
 
     group: Any
     image_shape: tuple[int, ...] | None
+    n_features_in_: int
     validation_fraction: float
     objective: Objective
 
@@ -122,7 +125,7 @@ def prepare(
     """
     held_out = hold_out and validation_data is None
     n_min = 4 if held_out else 2  # two samples on either side
-    X, shape = as_rows(X)
+    X, shape = _rows(X)
     X, y = _validated(task, X, as_array(y, "y"), ensure_min_samples=n_min, **task._target_checks)
     image_shape = infer_image_shape(shape or X.shape[1:], task.image_shape)
     if earlier is not None and earlier.image_shape_ != image_shape:
@@ -130,9 +133,10 @@ def prepare(
             f"warm_start=True needs images of the shape of the earlier fit, {earlier.image_shape_}; X has images of "
             f"shape {image_shape}. Set warm_start=False to start anew."
         )
-    images, labels = as_images(X, image_shape), checked_groups(groups, X)
-    padded = X.shape[1] < math.prod(image_shape)
-    group, remark = _searched_group(task.group, X.shape[1], images, padded=padded)
+    images = _stored(X, image_shape, "X") if is_stored(X) else as_images(X, image_shape)
+    labels = checked_groups(groups, X)
+    padded = task.n_features_in_ < math.prod(image_shape)
+    group, remark = _searched_group(task.group, task.n_features_in_, images, padded=padded)
     weights = task._weighted(y, _given_weights(X, sample_weight))
     targets = task._encode_targets(y, weights, earlier)
     importance = None
@@ -145,7 +149,8 @@ def prepare(
             )
         if len(kept) < len(weights):
             rows = torch.from_numpy(kept)
-            images, targets, weights = images[rows], targets[rows], weights[kept]
+            images = images.subset(kept) if isinstance(images, StoredImages) else images[rows]
+            targets, weights = targets[rows], weights[kept]
             labels = None if labels is None else numbered(labels[kept])
         importance = torch.from_numpy((weights / weights.mean()).astype(np.float32)).to(device)
     units = units_of(images, labels, group, near=not padded) if hold_out else None
@@ -161,9 +166,16 @@ def prepare(
     return Prepared(image_shape, split, preprocessing, group, remark, padded)
 
 
-def read_more(task: Any, X: Any, image_shape: tuple[int, ...], argument: str = "X") -> NDArray[Any]:
-    """Images of another array as finite rows; they must be as those in `fit`."""
-    X, shape = as_rows(X, argument)
+def _rows(X: Any, argument: str = "X") -> tuple[Any, tuple[int, ...] | None]:
+    """As `as_rows`; what is large and can be read in parts stays as it is."""
+    if not is_stored(X):
+        return as_rows(X, argument)
+    return X, tuple(X.shape[1:]) if len(X.shape) > 2 else None
+
+
+def read_more(task: Any, X: Any, image_shape: tuple[int, ...], argument: str = "X") -> NDArray[Any] | StoredImages:
+    """Images of another array as finite rows, or where they are; they must be as those in `fit`."""
+    X, shape = _rows(X, argument)
     single = len(image_shape) == 2 and shape is None and tuple(getattr(X, "shape", ())) == image_shape
     single = single and image_shape[1] != task.n_features_in_
     if single or (shape is not None and shape != image_shape):
@@ -173,7 +185,22 @@ def read_more(task: Any, X: Any, image_shape: tuple[int, ...], argument: str = "
             f"{argument} {found}, but {type(task).__name__} was fitted with images of shape {image_shape}.{one}"
         )
     rows: NDArray[Any] = _validated(task, X, argument=argument, reset=False)
-    return rows
+    return _stored(rows, image_shape, argument) if is_stored(rows) else rows
+
+
+def _stored(X: Any, image_shape: tuple[int, ...], argument: str) -> StoredImages:
+    """Images that stay where they are, all finite."""
+    images = StoredImages(X, image_shape)
+    bad = images.first_not_finite()
+    if bad is not None:
+        kind = "NaN" if bool(images[bad].isnan().any()) else "infinity"
+        raise ValueError(f"Input {argument} contains {kind} (image {bad}). {_FOR_PIXELS}")
+    return images
+
+
+def _shaped_like(X: Any) -> NDArray[np.uint8]:
+    """An array without memory that has as many rows as a stored one, and as many values in each."""
+    return np.broadcast_to(np.uint8(0), (X.shape[0], math.prod(X.shape[1:])))
 
 
 def _validated(task: Any, X: Any, y: Any = None, *, argument: str = "X", **checks: Any) -> Any:
@@ -183,17 +210,22 @@ def _validated(task: Any, X: Any, y: Any = None, *, argument: str = "X", **check
         _check_missing(y)
         if numeric and np.asarray(y).dtype.kind in "US":
             _explain("y", y, _FOR_LABELS)
+    stored = X if is_stored(X) else None
+    given = X if stored is None else _shaped_like(X)
     try:
         if checks.get("reset", True):
-            return validate_data(task, X, y, **checks)
-        return validate_data(task, X, **checks)
+            known, y = validate_data(task, given, y, **checks)
+            return (known if stored is None else stored), y
+        known = validate_data(task, given, **checks)
+        return known if stored is None else stored
     except (ValueError, TypeError):
-        _explain(argument, X, "Fill missing pixels, as with numpy.nan_to_num, or leave such images out.")
+        _explain(argument, given, _FOR_PIXELS)
         if numeric:
             _explain("y", y, _FOR_LABELS)
         raise
 
 
+_FOR_PIXELS = "Fill missing pixels, as with numpy.nan_to_num, or leave such images out."
 _FOR_LABELS = "A regressor needs numbers; for labels there is EquivariantNASClassifier."
 
 
@@ -239,7 +271,9 @@ def _is_number(text: str | bytes) -> bool:
     return True
 
 
-def _searched_group(asked: Any, n_values: int, images: Tensor, *, padded: bool) -> tuple[PointGroup, str]:
+def _searched_group(
+    asked: Any, n_values: int, images: Tensor | StoredImages, *, padded: bool
+) -> tuple[PointGroup, str]:
     """Of a group what can move these images, and why that is less."""
     whole, (height, width) = parse_group(asked), images.shape[2:]
     group = PointGroup(1) if padded else group_on_images(whole, height, width)
@@ -268,12 +302,13 @@ def _given_validation(
     y = np.asarray(as_array(given[1], "validation_data[1]"))
     check_consistent_length(X, y)
     labels = checked_groups(given[2] if len(given) == 3 else None, X)
-    padded = X.shape[1] < math.prod(image_shape)
-    images, targets = as_images(X, image_shape), task._known_targets(y)
+    padded = task.n_features_in_ < math.prod(image_shape)
+    images, targets = taken_from(X, image_shape), task._known_targets(y)
     weights = task._known_weights(targets.numpy())
     if weights is not None and not weights.all():  # images of classes that do not count
         rows = np.flatnonzero(weights)
-        weights, images, targets = weights[rows], images[torch.from_numpy(rows)], targets[torch.from_numpy(rows)]
+        weights, targets = weights[rows], targets[torch.from_numpy(rows)]
+        images = images.subset(rows) if isinstance(images, StoredImages) else images[torch.from_numpy(rows)]
         labels = None if labels is None else numbered(labels[rows])
     if len(images) < 2:
         raise ValueError(f"validation_data holds {len(images)} image that counts; give at least two.")

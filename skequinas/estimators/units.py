@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from skequinas.groups import PointGroup, pixel_elements
 from skequinas.io.images import as_array
+from skequinas.io.stored import StoredImages
 from skequinas.nn.transforms import transform_images
 from skequinas.training.units import joined, numbered
 
@@ -41,7 +42,7 @@ A smaller share is chance: of 1,500 images of each of eight public sets 0 to 11 
 """
 
 
-def checked_groups(groups: Any, X: NDArray[Any]) -> NDArray[np.int64] | None:
+def checked_groups(groups: Any, X: Any) -> NDArray[np.int64] | None:
     """The user's groups as numbers, one for each image."""
     if groups is None:
         return None
@@ -53,7 +54,7 @@ def checked_groups(groups: Any, X: NDArray[Any]) -> NDArray[np.int64] | None:
 
 
 def units_of(
-    images: Tensor,
+    images: Tensor | StoredImages,
     groups: NDArray[np.int64] | None,
     group: PointGroup,
     *,
@@ -105,13 +106,15 @@ def units_of(
     return joined(n, pairs) if pairs else None
 
 
-def distinct(images: Tensor, group: PointGroup) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def distinct(images: Tensor | StoredImages, group: PointGroup) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The first of every set of images that are copies of each other, moved or not, and to which set each belongs."""
     copy_of = numbered(fingerprints(images, group))
     return np.unique(copy_of, return_index=True)[1], copy_of
 
 
-def fingerprints(images: Tensor, group: PointGroup, dtype: torch.dtype | None = None) -> NDArray[np.uint64]:
+def fingerprints(
+    images: Tensor | StoredImages, group: PointGroup, dtype: torch.dtype | None = None
+) -> NDArray[np.uint64]:
     """A number for every image, (n,), equal for those that are copies of each other, moved or not.
 
     Numbers of images of two data types are comparable when both are taken in the same ``dtype``.
@@ -127,7 +130,7 @@ def fingerprints(images: Tensor, group: PointGroup, dtype: torch.dtype | None = 
 
 
 def near_copies(
-    images: Tensor, group: PointGroup, among: Tensor | None = None
+    images: Tensor | StoredImages, group: PointGroup, among: Tensor | None = None
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
     """Pairs of images that are nearly copies of each other, moved or not: their places in ``among``, or all images.
 
@@ -146,10 +149,13 @@ def near_copies(
     if len(among) < 2 or size[0] * size[1] < _FEWEST_PIXELS:
         return nothing, nothing, nothing.astype(np.float32)
 
-    def small(rows: Tensor) -> Tensor:
+    def shrunk(rows: Tensor) -> Tensor:
         grey = F.adaptive_avg_pool2d(images[among[rows]].float().mean(1, keepdim=True), size).flatten(1)
         grey = grey - grey.mean(1, keepdim=True)
         return grey / grey.abs().amax(1, keepdim=True).clamp_min(1e-12)
+
+    def small(rows: Tensor) -> Tensor:
+        return shrunk(rows) if known is None else known[rows]
 
     def move(rows: Tensor, g: int) -> Tensor:
         return transform_images(rows.unflatten(1, size), group, g).flatten(1)
@@ -158,6 +164,8 @@ def near_copies(
         return F.normalize(rows - common, dim=1)
 
     elements, chunks = pixel_elements(group), torch.arange(len(among)).split(_AT_ONCE)
+    # what is not in memory is read once
+    known = torch.cat([shrunk(rows) for rows in chunks]) if isinstance(images, StoredImages) else None
     n_pixels = size[0] * size[1]
     average = torch.stack([move(torch.eye(n_pixels), g) for g in elements]).mean(0)  # over the group
     total, covariance = torch.zeros(n_pixels), torch.zeros(n_pixels, n_pixels)

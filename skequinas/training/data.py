@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from skequinas.io.stored import StoredImages
 from skequinas.training.objective import Objective
 from skequinas.training.units import numbered, parts, sums
 
@@ -43,11 +44,13 @@ class Batch(NamedTuple):
 class DataPart:
     """Images and targets on the device, raw as they came, and how a batch of them becomes an input.
 
+    Images that are too large for memory stay where they are; each batch is read when it is made.
+
     The sample weights, if any, are positive, with mean 1 over all data. Units say which images are not independent of
     each other, see `skequinas.training.units`.
     """
 
-    images: Tensor
+    images: Tensor | StoredImages
     targets: Tensor
     preprocess: nn.Module
     objective: Objective
@@ -67,7 +70,8 @@ class DataPart:
         index = torch.from_numpy(rows).to(self.images.device)
         weights = None if self.weights is None else self.weights[index]
         units = None if self.units is None else numbered(self.units[rows])
-        return DataPart(self.images[index], self.targets[index], self.preprocess, self.objective, weights, units)
+        images = self.images.subset(rows) if isinstance(self.images, StoredImages) else self.images[index]
+        return DataPart(images, self.targets[index], self.preprocess, self.objective, weights, units)
 
     def sample(self, n_units: int, seed: int) -> DataPart:
         """So many of the units, drawn at random; all where there are not more."""
@@ -88,8 +92,9 @@ class DataPart:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled as arrays, which joblib hands to other processes without a copy for each."""
-        arrays = (None if t is None else t.numpy(force=True) for t in (self.images, self.targets, self.weights))
-        return _unpickled, (*arrays, self.preprocess, self.objective, self.units)
+        arrays = (None if t is None else t.numpy(force=True) for t in (self.targets, self.weights))
+        images = self.images if isinstance(self.images, StoredImages) else self.images.numpy(force=True)
+        return _unpickled, (images, *arrays, self.preprocess, self.objective, self.units)
 
     def sample_weights(self) -> NDArray[np.float64] | None:
         """The weights as numpy takes them."""
@@ -97,7 +102,7 @@ class DataPart:
 
 
 def _unpickled(
-    images: NDArray[Any],
+    images: NDArray[Any] | StoredImages,
     targets: NDArray[Any],
     weights: NDArray[Any] | None,
     preprocess: nn.Module,
@@ -105,7 +110,8 @@ def _unpickled(
     units: NDArray[np.int64] | None,
 ) -> DataPart:
     sample_weights = None if weights is None else torch.from_numpy(weights)
-    return DataPart(torch.from_numpy(images), torch.from_numpy(targets), preprocess, objective, sample_weights, units)
+    own = images if isinstance(images, StoredImages) else torch.from_numpy(images)
+    return DataPart(own, torch.from_numpy(targets), preprocess, objective, sample_weights, units)
 
 
 def mean_with_error(

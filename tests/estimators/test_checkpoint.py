@@ -23,7 +23,7 @@ from sklearn.datasets import load_digits
 
 import skequinas
 from skequinas import DifferentiableSearch, EquivariantNASClassifier, EquivariantNASRegressor, EvolutionarySearch
-from skequinas.io import checkpoints
+from skequinas.io import checkpoints, stored
 from skequinas.runtime.process import torch_threads
 
 X, y = (values[:240] for values in load_digits(n_class=4, return_X_y=True))
@@ -181,13 +181,16 @@ def test_candidates_of_other_processes_are_kept_too(
 ) -> None:
     search = EvolutionarySearch(guided=False, n_generations=1, warmup_epochs=0.5)
     expected = fitted(search)
+    np.save(tmp_path / "X.npy", X)
+    monkeypatch.setattr(stored, "_LARGE", 1)
+    in_file = np.load(tmp_path / "X.npy", mmap_mode="r")
     steps = Steps(monkeypatch)  # which other processes do not count
     steps.deadly = {5}  # of the final training
     with pytest.raises(Dead):
-        model(tmp_path, search, n_jobs=2).fit(X, y)
+        model(tmp_path, search, n_jobs=2).fit(in_file, y)
     n_candidates = len(list(tmp_path.glob("candidate-*.safetensors")))
     assert n_candidates == len(expected.search_results_["candidate"]) > 2
-    assert_equal(model(tmp_path, search, n_jobs=2).fit(X, y), expected)
+    assert_equal(model(tmp_path, search, n_jobs=2).fit(in_file, y), expected)
 
 
 def test_a_regression_goes_on(tmp_path: Path, every_step: None, monkeypatch: pytest.MonkeyPatch) -> None:
