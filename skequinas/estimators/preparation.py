@@ -15,7 +15,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils.validation import _check_sample_weight, check_consistent_length, validate_data
 from torch import Tensor
 
-from skequinas.estimators.units import checked_groups, fingerprints, units_of
+from skequinas.estimators.units import checked_groups, n_seen, some, units_of
 from skequinas.groups import PointGroup, group_on_images, parse_group
 from skequinas.io.images import as_array, as_images, as_rows, infer_image_shape
 from skequinas.io.preprocessing import Preprocessing
@@ -149,8 +149,7 @@ def prepare(
             )
         if len(kept) < len(weights):
             rows = torch.from_numpy(kept)
-            images = images.subset(kept) if isinstance(images, StoredImages) else images[rows]
-            targets, weights = targets[rows], weights[kept]
+            images, targets, weights = some(images, kept), targets[rows], weights[kept]
             labels = None if labels is None else numbered(labels[kept])
         importance = torch.from_numpy((weights / weights.mean()).astype(np.float32)).to(device)
     units = units_of(images, labels, group, near=not padded) if hold_out else None
@@ -307,17 +306,14 @@ def _given_validation(
     weights = task._known_weights(targets.numpy())
     if weights is not None and not weights.all():  # images of classes that do not count
         rows = np.flatnonzero(weights)
-        weights, targets = weights[rows], targets[torch.from_numpy(rows)]
-        images = images.subset(rows) if isinstance(images, StoredImages) else images[torch.from_numpy(rows)]
+        weights, images, targets = weights[rows], some(images, rows), targets[torch.from_numpy(rows)]
         labels = None if labels is None else numbered(labels[rows])
     if len(images) < 2:
         raise ValueError(f"validation_data holds {len(images)} image that counts; give at least two.")
-    dtype = torch.promote_types(whole.images.dtype, images.dtype)
-    own, seen = (fingerprints(part, group, dtype) for part in (images, whole.images))
-    n_seen = int(np.isin(own, seen).sum())
-    if n_seen:
+    n_copies = n_seen(images, whole.images, group)
+    if n_copies:
         warnings.warn(
-            f"{n_seen} of {len(images)} images in validation_data are copies of images in X, moved or not: what a "
+            f"{n_copies} of {len(images)} images in validation_data are copies of images in X, moved or not: what a "
             "network says of images that it has seen is no evidence. Leave them out of one of the two.",
             stacklevel=2,
         )

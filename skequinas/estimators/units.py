@@ -21,7 +21,7 @@ from skequinas.io.stored import StoredImages
 from skequinas.nn.transforms import transform_images
 from skequinas.training.units import joined, numbered
 
-__all__ = ["checked_groups", "units_of"]
+__all__ = ["checked_groups", "n_seen", "some", "units_of"]
 
 logger = logging.getLogger("skequinas")
 
@@ -33,6 +33,8 @@ _FEWEST_PIXELS = 64
 
 _AT_ONCE = 128
 """Images that are compared at a time, so that no copy of all images is made."""
+
+_MIXING = (30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)
 
 _ALIKE = {0.97: 0.5, 0.99: 0.01}
 """Two images are near copies when they correlate by more than the first, if more than this share of images has one.
@@ -108,8 +110,47 @@ def units_of(
 
 def distinct(images: Tensor | StoredImages, group: PointGroup) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The first of every set of images that are copies of each other, moved or not, and to which set each belongs."""
-    copy_of = numbered(fingerprints(images, group))
+    keys = contents(images)
+    _, which, counts = np.unique(keys, return_inverse=True, return_counts=True)
+    several = np.flatnonzero(counts[which.ravel()] > 1)
+    keys[several] = fingerprints(some(images, several), group)
+    copy_of = numbered(keys)
     return np.unique(copy_of, return_index=True)[1], copy_of
+
+
+def n_seen(images: Tensor | StoredImages, known: Tensor | StoredImages, group: PointGroup) -> int:
+    """How many images are copies of known ones, moved or not."""
+    dtype = torch.promote_types(known.dtype, images.dtype)
+    keys, known_keys = contents(images, dtype), contents(known, dtype)
+    alike, known_alike = np.flatnonzero(np.isin(keys, known_keys)), np.flatnonzero(np.isin(known_keys, keys))
+    found = fingerprints(some(images, alike), group, dtype), fingerprints(some(known, known_alike), group, dtype)
+    return int(np.isin(*found).sum())
+
+
+def some(images: Tensor | StoredImages, rows: NDArray[np.int64]) -> Tensor | StoredImages:
+    """Some of the images."""
+    if isinstance(images, StoredImages):
+        return images.subset(rows)
+    return images[torch.from_numpy(rows).to(images.device)]
+
+
+def contents(images: Tensor | StoredImages, dtype: torch.dtype | None = None) -> NDArray[np.uint64]:
+    """A number for every image, (n,), equal for those that have the same values in each channel, in whatever order.
+
+    It is the sum of a number for each value, which wraps around and so does not depend on the order. Few images that
+    are no copies have the same, unless they hold few different values.
+    """
+    found = [np.zeros(0, dtype=np.uint64)]
+    for part in images.split(_AT_ONCE):
+        values = part.cpu().to(dtype or part.dtype).flatten(2).numpy()
+        bits = values.view(f"u{values.dtype.itemsize}").astype(np.uint64)
+        bits += np.arange(1, 1 + bits.shape[1], dtype=np.uint64)[:, None] << np.uint64(56)  # channels differ
+        for shift, factor in _MIXING:  # of splitmix64
+            bits ^= bits >> np.uint64(shift)
+            bits *= np.uint64(factor)
+        bits ^= bits >> np.uint64(31)
+        found.append(bits.sum((1, 2), dtype=np.uint64))
+    return np.concatenate(found)
 
 
 def fingerprints(
