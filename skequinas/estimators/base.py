@@ -18,6 +18,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 from torch import Tensor, nn
 
+from skequinas.estimators.budget import begin_watching
 from skequinas.estimators.callbacks import CallbackSupportMixin
 from skequinas.estimators.export import ExportMixin
 from skequinas.estimators.keeping import begin, first_seed
@@ -94,7 +95,7 @@ class BaseEquivariantNAS(ExportMixin, CallbackSupportMixin, BaseEstimator, Param
         -------
         self
         """
-        monitor = Monitor(self.verbose, self.time_budget, self.callback)
+        monitor = begin_watching(self.verbose, self.time_budget, self.callback)
         told: dict[str, Any] = {"estimator": self, "X": X, "y": y}
         given = {"sample_weight": sample_weight, "groups": groups, "validation_data": validation_data}
         metadata = {name: value for name, value in given.items() if value is not None}
@@ -189,6 +190,7 @@ class BaseEquivariantNAS(ExportMixin, CallbackSupportMixin, BaseEstimator, Param
                 stacklevel=4,
             )
         self.history_, self.augmentation_ = _columns(session.history), str(session.moves)
+        self.budget_record_ = session.budget_record()
         self._report(session, prepared.remark)
 
     def _call_hooks(self, context: Any, told: dict[str, Any], task: str, network: EquivariantNetwork) -> bool:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from abc import ABC
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,10 +16,10 @@ from torch import Tensor, nn
 from skequinas.nn.architecture import Architecture
 from skequinas.nn.networks import EquivariantNetwork
 from skequinas.search import Search
-from skequinas.training import DataPart, DivergenceError, Monitor, Split, TrainingSettings, train
+from skequinas.training import DataPart, DivergenceError, FitProgress, Monitor, Split, TrainingSettings, train
 from skequinas.training.data import n_steps
 
-__all__ = ["FEW_STEPS", "MEASURED_IMAGES", "BudgetPlan", "Planned"]
+__all__ = ["FEW_STEPS", "MEASURED_IMAGES", "BudgetPlan", "Planned", "begin_watching", "checked_record"]
 
 _FEWEST = 32
 """Held-out images that a search is given at least, if there are so many."""
@@ -108,6 +110,36 @@ class BudgetPlan:
     step_seconds: float
     report_seconds: float
     mixed_cost: float
+
+
+def checked_record(time_budget: Any) -> dict[str, Any] | None:
+    """The record of an earlier fit with a time budget, if that is what was given instead of seconds.
+
+    Raises
+    ------
+    ValueError
+        When it is none.
+    """
+    if not isinstance(time_budget, dict):
+        return None
+    names = {"seconds", "plan", "cuts", "final_epochs"}
+    plan = time_budget.get("plan")
+    if set(time_budget) != names or not isinstance(plan, dict) or set(plan) != {f.name for f in fields(BudgetPlan)}:
+        raise ValueError(
+            f"time_budget={time_budget!r} is no record of a fit. Give seconds, or the budget_record_ of a fitted model."
+        )
+    return time_budget
+
+
+def begin_watching(
+    verbose: int, time_budget: float | dict[str, Any] | None, callback: Callable[[FitProgress], bool | None] | None
+) -> Monitor:
+    """What watches a fit, by the clock, or by the record of an earlier fit."""
+    record = checked_record(time_budget)
+    if record is not None:
+        return Monitor(verbose, record["seconds"], callback, record=record)
+    assert not isinstance(time_budget, dict)
+    return Monitor(verbose, time_budget, callback)
 
 
 class Planned(ABC):

@@ -12,6 +12,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted
 
 from skequinas.estimators.base import BaseEquivariantNAS
+from skequinas.estimators.budget import checked_record
 from skequinas.estimators.classifier import EquivariantNASClassifier
 from skequinas.estimators.plain import from_plain, plain_parameter, saved_searches
 from skequinas.estimators.predicting import versions
@@ -82,6 +83,7 @@ def save(model: BaseEquivariantNAS, path: str | PathLike[str]) -> None:
         "architecture": model.architecture_.to_dict(),
         "history": {name: array_to_json(column) for name, column in model.history_.items()},
         "augmentation": model.augmentation_,
+        "budget_record": model.budget_record_,
         "search_results": {name: array_to_json(column) for name, column in model.search_results_.items()},
         "learned_symmetry": {name: dict(v) if hasattr(v, "items") else v for name, v in learned.items()},
         "search": search,
@@ -141,6 +143,8 @@ def _restored(state: dict[str, Any], tensors: dict[str, torch.Tensor]) -> BaseEq
     model.architecture_ = Architecture.from_dict(state["architecture"])
     model.n_parameters_ = model.architecture_.n_parameters
     model.augmentation_ = str(state.get("augmentation", "nothing"))  # files of before do not tell
+    model.budget_record_ = state.get("budget_record")
+    checked_record(model.budget_record_)
     model.history_ = {name: array_from_json(column) for name, column in state["history"].items()}
     model.search_results_ = {name: array_from_json(column) for name, column in state["search_results"].items()}
     model.learned_symmetry_ = _restored_symmetry(state["learned_symmetry"], model.architecture_)

@@ -172,15 +172,16 @@ class Parameters:
         [Interval(Integral, 1, None, closed="left")],
         "Epochs without a better validation loss before an early stop.",
     )
-    time_budget: float | None = _parameter(
+    time_budget: float | dict[str, Any] | None = _parameter(
         None,
-        "float or None",
-        [Interval(Real, 0, None, closed="neither"), None],
+        "float, dict or None",
+        [Interval(Real, 0, None, closed="neither"), dict, None],
         """Seconds for the whole of ``fit``, checked at every mini-batch. Search and final training are shortened alike
         where they would take longer; where they would take more than twice as long, ``architecture="auto"`` is a
         network of a third of the arithmetic (unless ``width`` is given), and mini-batches may be smaller. A warning
         tells where there was no time for a search, or the model is no better than the simplest ones. What was tried
-        depends on the speed of the machine.""",
+        depends on the speed of the machine; with the ``budget_record_`` of a fitted model, all is planned and cut as it
+        was there, however long it takes, and the model is the same.""",
     )
     warm_start: bool = _parameter(
         False,
@@ -288,6 +289,9 @@ search_results_ : dict of ndarray
     seconds. Empty without a search.
 search_ : Search
     The search with its last population.
+budget_record_ : dict or None
+    With a ``time_budget``: what was planned, and after how many steps what was cut, in plain values. Given as
+    ``time_budget``, it makes the same fit again.
 n_features_in_ : int
     Values in one image.
 feature_names_in_ : ndarray of str

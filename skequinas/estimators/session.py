@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict, replace
+from typing import Any
 
 from sklearn.exceptions import ConvergenceWarning
 
@@ -12,12 +14,14 @@ from skequinas.estimators.budget import FEW_STEPS, MEASURED_IMAGES, BudgetPlan, 
 from skequinas.io.checkpoints import Checkpoint
 from skequinas.nn.architecture import Architecture
 from skequinas.nn.networks import EquivariantNetwork
+from skequinas.runtime.devices import is_out_of_memory
 from skequinas.search import Evaluation, NoSearch, Search, run_search
 from skequinas.training import Monitor, Split, TrainingSettings, evaluate, mean_with_error, train
 from skequinas.training.augmentation import Moves, borne_moves, candidate_moves
 from skequinas.training.data import n_steps
 from skequinas.training.evaluation import simple_error
 from skequinas.training.loop import refresh_statistics
+from skequinas.training.settings import halved
 
 __all__ = ["Session"]
 
@@ -38,7 +42,9 @@ class Session(Planned):
         monitor: Monitor,
         checkpoint: Checkpoint | None = None,
     ) -> None:
-        self.checkpoint = checkpoint
+        self.checkpoint, self.record = checkpoint, monitor.record
+        self.budget_plan: BudgetPlan | None = None
+        self.final_epochs: float | None = None
         self.search, self.split, self.training, self.epochs, self.seed = search, split, training, epochs, seed
         self.monitor = monitor
         self.network: EquivariantNetwork
@@ -59,13 +65,22 @@ class Session(Planned):
         """With a time budget, plan what there is time for, or follow the plan of before the process was killed."""
         if self.monitor.time_budget is None:
             return
-        known = None if self.checkpoint is None else self.checkpoint.read("plan")
+        known = self._kept("plan") if self.record is None else self.record["plan"]
         if known is not None:
-            self.follow(BudgetPlan(**known), lighter)
+            self.budget_plan = BudgetPlan(**known)
+            self.follow(self.budget_plan, lighter)
             return
-        plan = self.plan(lighter)
+        self.budget_plan = self.plan(lighter)
         if self.checkpoint is not None:
-            self.checkpoint.write("plan", asdict(plan))
+            self.checkpoint.write("plan", asdict(self.budget_plan))
+
+    def budget_record(self) -> dict[str, Any] | None:
+        """With a time budget: what was planned and where it cut, from which the fit can be done again."""
+        if self.monitor.time_budget is None or self.budget_plan is None:
+            return None
+        self.monitor.end_stage()
+        own = {"seconds": self.monitor.time_budget, "plan": asdict(self.budget_plan), "cuts": self.monitor.cuts}
+        return own | {"final_epochs": self.final_epochs}
 
     def asked_batches(self) -> int | None:
         """On how many mini-batches the network was trained that gave the evidence."""
@@ -111,7 +126,7 @@ class Session(Planned):
         if budget is not None:
             final = 0.0 if self.search.keeps_network else 1.15 * self.n_batches(1) * self._step_seconds
             half = max(budget - self.monitor.seconds, 0.0) / 2
-            self.monitor.reserve(min(final + self._report_seconds, half))
+            self.monitor.begin("search", min(final + self._report_seconds, half), self._kept("clock"))
         if self._skips_search:
             self._warn(
                 f"time_budget={budget:g} seconds leave no time for a search: the symmetry of the model is where the "
@@ -156,7 +171,7 @@ class Session(Planned):
         else:
             self.network = self._new(architecture)
         if self.monitor.time_budget is not None:
-            self.monitor.reserve(self._report_seconds)
+            self.monitor.begin("final", self._report_seconds, self._kept("final"))
         if augment == "continuous":
             self.moves = self._turns(architecture)
         elif augment == "auto":
@@ -166,11 +181,7 @@ class Session(Planned):
         self.monitor.log("images of the final training are moved at random by %s", self.moves)
         epochs = self.epochs
         if self.monitor.time_budget is not None:
-            epochs = (
-                self._affordable(architecture)
-                if self.checkpoint is None
-                else self.checkpoint.once("final", lambda: self._affordable(architecture))
-            )
+            epochs = self.final_epochs = self._affordable(architecture)
             if epochs < min(1.0, self.asked_epochs):
                 self._warn(
                     f"time_budget={self.monitor.time_budget:g} seconds leave less than an epoch for the final "
@@ -180,29 +191,79 @@ class Session(Planned):
         self._stops_early = early_stopping
         self.monitor.expect(self.n_batches(1))
 
-        def on_epoch(row: dict[str, float]) -> bool:
-            return self.monitor.epoch_over(row, self.network)
+        def attempt(settings: TrainingSettings) -> None:
+            keeper = None
+            if self.checkpoint is not None:
+                keeper = self.checkpoint.keeper("training", batch_size=settings.batch_size, to_the_end=True)
+                clock = self.monitor.clock
+                clock.load_state_dict(keeper.part("clock", clock.state_dict) or clock.state_dict())
+            self.history.clear()
+            train(
+                self.network,
+                self.split.training if early_stopping else self.split.whole,
+                settings,
+                epochs,
+                seed=self.seed,
+                validation=self.split.validation if early_stopping else None,
+                patience=patience,
+                augmentation=self.moves.start(self.seed),
+                on_step=self._watched,
+                on_epoch=lambda row: self.monitor.epoch_over(row, self.network),
+                keeper=keeper,
+                log=self.history,
+            )
 
-        train(
-            self.network,
-            self.split.training if early_stopping else self.split.whole,
-            self.search.final_settings(self.training),
-            epochs,
-            seed=self.seed,
-            validation=self.split.validation if early_stopping else None,
-            patience=patience,
-            augmentation=self.moves.start(self.seed),
-            on_step=self.monitor.step,
-            on_epoch=on_epoch,
-            keeper=None if self.checkpoint is None else self.checkpoint.keeper("training", to_the_end=True),
-            log=self.history,
-        )
+        self._with_enough_memory(attempt)
         n_steps_made = self.n_batches(epochs / self.epochs)
         if self.monitor.time_budget is not None and n_steps_made < FEW_STEPS:
             size, moves = self.training.batch_size, self.moves.start(self.seed)
             refresh_statistics(self.network, self.split.whole, size, n_batches=n_steps_made, augmentation=moves)
 
+    def _with_enough_memory(self, attempt: Callable[[TrainingSettings], None]) -> None:
+        """The final training; with mini-batches of half the size where memory does not suffice."""
+        settings, before = self.search.final_settings(self.training), copy.deepcopy(self.network.state_dict())
+        try:
+            attempt(settings)
+            return
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        self.network.load_state_dict(before)
+        smaller = halved(settings)
+        warnings.warn(
+            f"Memory did not suffice for mini-batches of {settings.batch_size} images: the model is trained with "
+            f"{smaller.batch_size}. Reduce batch_size or width.",
+            stacklevel=5,
+        )
+        try:
+            attempt(smaller)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise MemoryError(
+                f"Memory does not suffice for mini-batches of {smaller.batch_size} images either. Reduce "
+                f"batch_size={self.training.batch_size} or width, or use smaller images."
+            ) from error
+
+    def _watched(self) -> bool:
+        """After a step of the final training: whether its time is up."""
+        self.monitor.step()
+        return self.monitor.out_of_time()
+
+    def _kept(self, name: str) -> Any:
+        """What is known from before the process was killed."""
+        return None if self.checkpoint is None else self.checkpoint.read(name)
+
     def _affordable(self, architecture: Architecture) -> float:
+        """How many epochs of the final training there is time for, or there was."""
+        known = self._kept("final") if self.record is None else {"epochs": self.record["final_epochs"]}
+        if known is None:
+            known = self.monitor.stage_state() | {"epochs": self._counted(architecture)}
+            if self.checkpoint is not None:
+                self.checkpoint.write("final", known)
+        return float(known["epochs"])
+
+    def _counted(self, architecture: Architecture) -> float:
         """How many epochs of the final training there is time for."""
         assert self.monitor.time_budget is not None
         if self.search.final_settings(self.training) != self.training:

@@ -107,9 +107,9 @@ class Checkpoint:
         self._started = time.time() - spent
         return spent
 
-    def keeper(self, name: str, *, to_the_end: bool = False) -> Keeper:
+    def keeper(self, name: str, *, batch_size: int, to_the_end: bool = False) -> Keeper:
         """What keeps a training, see `Keeper`."""
-        return Keeper(self, name, to_the_end=to_the_end)
+        return Keeper(self, name, batch_size=batch_size, to_the_end=to_the_end)
 
     def _try(self, action: Callable[[], object]) -> None:
         if not self.is_writable:
@@ -135,14 +135,17 @@ class Keeper:
     checkpoint : Checkpoint
     name : str
         Of the file.
+    batch_size : int
+        What was kept of a training with mini-batches of another size does not count.
     to_the_end : bool, default=False
         Whether the end of the training is kept too, as nothing else tells what came of it.
     """
 
-    def __init__(self, checkpoint: Checkpoint, name: str, *, to_the_end: bool = False) -> None:
+    def __init__(self, checkpoint: Checkpoint, name: str, *, batch_size: int, to_the_end: bool = False) -> None:
         self._checkpoint, self._name, self._to_the_end = checkpoint, name, to_the_end
-        self._known: dict[str, Any] = checkpoint.read(name) or {}
-        self._parts: dict[str, Callable[[], Any]] = {}
+        known: dict[str, Any] = checkpoint.read(name) or {}
+        self._known = known if known.get("batch_size") == batch_size else {}
+        self._parts: dict[str, Callable[[], Any]] = {"batch_size": lambda: batch_size}
         self._next = time.perf_counter() + _INTERVAL
 
     def part(self, name: str, state: Callable[[], Any]) -> Any:

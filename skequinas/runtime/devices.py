@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-__all__ = ["resolve_device"]
+__all__ = ["is_out_of_memory", "resolve_device"]
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
@@ -20,3 +20,14 @@ def resolve_device(device: str | torch.device) -> torch.device:
         reason = str(error).partition("\n")[0]  # CUDA's errors go on with advice for programmers
         raise ValueError(f"device={device!r} is not available ({reason}). Use 'auto' or 'cpu'.") from error
     return resolved
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory did not suffice, on a CPU or a GPU; then what a GPU's cache holds is freed."""
+    # on a CPU torch has no class for it
+    short = isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    )
+    if short and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+    return short

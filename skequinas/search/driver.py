@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -17,6 +18,7 @@ from skequinas.evidence.measures import mean_change
 from skequinas.evidence.orbit import gather_evidence
 from skequinas.io.checkpoints import Checkpoint
 from skequinas.nn.networks import EquivariantNetwork, inherit
+from skequinas.runtime.devices import is_out_of_memory
 from skequinas.runtime.process import fitting_state, kept_memory, torch_threads
 from skequinas.search.base import Search
 from skequinas.search.evaluation import Evaluation, Proposal
@@ -26,8 +28,8 @@ from skequinas.training.augmentation import Moves, borne_moves, candidate_moves
 from skequinas.training.curve import GREATEST_SHARE, train_by_curve
 from skequinas.training.data import n_steps
 from skequinas.training.loop import refresh_statistics
-from skequinas.training.monitor import CandidateStage
-from skequinas.training.settings import remedy
+from skequinas.training.monitor import CandidateStage, Clock
+from skequinas.training.settings import halved, remedy
 
 __all__ = ["run_search"]
 
@@ -64,7 +66,7 @@ def run_search(
         When every candidate of a generation diverged.
     """
     monitor = Monitor() if monitor is None else monitor
-    while not monitor.out_of_time():
+    while not _is_over(monitor, checkpoint):
         for e in search.untested_:
             e.calls = _calls(e, validation, checkpoint)
         proposals = search.ask()
@@ -80,7 +82,7 @@ def run_search(
             _Task(
                 p,
                 None if p.parent is None else parents[p.parent],
-                monitor.deadline,
+                monitor.candidate_clock(p.number),
                 search.keeps_network and not search.population_,
                 replace(search.moves_ or Moves(), elements=p.architecture.averaged) if p.like_the_model else Moves(),
                 checkpoint,
@@ -88,7 +90,9 @@ def run_search(
             for p in proposals
         ]
         search.pending_, cut_off = [], False
-        for evaluation, trouble in _evaluations(tasks, data, validation, monitor, n_jobs):
+        for evaluation, trouble, clock in _evaluations(tasks, data, validation, monitor, n_jobs):
+            monitor.note(str(evaluation.proposal.number), clock)
+            _warn_of_memory(evaluation, proposals[0].training.batch_size)
             _log(evaluation, trouble, monitor)
             if trouble == _INTERRUPTED:
                 search.pending_.append(evaluation)
@@ -114,6 +118,14 @@ def run_search(
 _INTERRUPTED = "interrupted"
 
 
+def _is_over(monitor: Monitor, checkpoint: Checkpoint | None) -> bool:
+    """Whether the time for the search is up, which a checkpoint keeps."""
+    over = monitor.out_of_time()
+    if checkpoint is not None and monitor.time_budget is not None:
+        checkpoint.write("clock", monitor.stage_state())
+    return over
+
+
 def _calls(e: Evaluation, validation: DataPart, checkpoint: Checkpoint | None) -> dict[int, float]:
     """Which layers ask to be relaxed, see `relaxation_p_values`."""
 
@@ -127,14 +139,14 @@ def _calls(e: Evaluation, validation: DataPart, checkpoint: Checkpoint | None) -
 
 
 class _Task(NamedTuple):
-    """A proposal, the network that it inherits from, when to stop, and whether it is to be evaluated even so.
+    """A proposal, the network that it inherits from, what says when to stop, and whether it is to be evaluated even so.
 
     And what the images that it is trained on are moved by, and what keeps it.
     """
 
     proposal: Proposal
     parent: EquivariantNetwork | None
-    deadline: float | None
+    clock: Clock
     always: bool
     moves: Moves
     checkpoint: Checkpoint | None
@@ -144,15 +156,18 @@ class _Task(NamedTuple):
         """What the monitor is told."""
         return CandidateStage(self.proposal.generation, self.proposal.number, str(self.proposal.architecture))
 
-    @property
-    def out_of_time(self) -> bool:
-        """Whether the deadline has passed."""
-        return self.deadline is not None and time.perf_counter() >= self.deadline
+
+class _Done(NamedTuple):
+    """What became of a task, what went wrong, and its clock."""
+
+    evaluation: Evaluation
+    trouble: str
+    clock: Clock
 
 
 def _evaluations(
     tasks: list[_Task], data: DataPart, validation: DataPart, monitor: Monitor, n_jobs: int | None
-) -> Iterator[tuple[Evaluation, str]]:
+) -> Iterator[_Done]:
     """The evaluations of a generation, in order, each with what went wrong."""
     n_workers = effective_n_jobs(n_jobs)
     alone = len(tasks) == 1 or data.images.device.type != "cpu" or (n_jobs is None and n_workers == 1)
@@ -161,7 +176,7 @@ def _evaluations(
             with torch_threads(torch.get_num_threads() if alone else 1):
                 found = _known_or_done(task, data, validation, partial(monitor.step, task.stage))
             yield found
-            if found[0].diverged and task.out_of_time:
+            if found.evaluation.diverged and found.clock.is_over():
                 return  # it was cut off, and there is no time for others
         return
     # copy on write: torch wants arrays that may be written to
@@ -172,30 +187,46 @@ def _evaluations(
         yield found
 
 
-def _evaluation_elsewhere(task: _Task, data: DataPart, validation: DataPart) -> tuple[Evaluation, str]:
+def _evaluation_elsewhere(task: _Task, data: DataPart, validation: DataPart) -> _Done:
     """Train and evaluate in another process or thread."""
     with fitting_state(), kept_memory(), torch_threads(1):
-        return _known_or_done(task, data, validation, lambda: task.out_of_time)
+        return _known_or_done(task, data, validation, lambda: None)
 
 
-def _known_or_done(
-    task: _Task, data: DataPart, validation: DataPart, stop: Callable[[], bool]
-) -> tuple[Evaluation, str]:
+def _known_or_done(task: _Task, data: DataPart, validation: DataPart, watch: Callable[[], object]) -> _Done:
     """What is known of a proposal from before the process was killed; or train and evaluate it, and keep that."""
     if task.checkpoint is None:
-        return _evaluation(task, data, validation, stop)
-    known = known_candidate(task.checkpoint, task.proposal)
+        return _with_enough_memory(task, data, validation, watch)
+    known = known_candidate(task.checkpoint, task.proposal, task.clock)
     if known is not None:
         known[0].network.to(data.images.device)
-        return known
-    evaluation, trouble = _evaluation(task, data, validation, stop)
-    cut_off = trouble == _INTERRUPTED or (evaluation.diverged and not trouble)
+        return _Done(*known, task.clock)
+    found = _with_enough_memory(task, data, validation, watch)
+    cut_off = found.trouble == _INTERRUPTED or (found.evaluation.diverged and not found.trouble)
     if not cut_off:
-        keep_candidate(task.checkpoint, evaluation, trouble)
-    return evaluation, trouble
+        keep_candidate(task.checkpoint, *found)
+    return found
 
 
-def _evaluation(task: _Task, data: DataPart, validation: DataPart, stop: Callable[[], bool]) -> tuple[Evaluation, str]:
+def _with_enough_memory(task: _Task, data: DataPart, validation: DataPart, watch: Callable[[], object]) -> _Done:
+    """Train and evaluate; with mini-batches of half the size where memory does not suffice, or not at all."""
+    try:
+        return _evaluation(task, data, validation, watch)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+    halves = replace(task.proposal, training=halved(task.proposal.training))
+    try:
+        return _evaluation(task._replace(proposal=halves), data, validation, watch)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        nothing = np.full(len(validation), np.inf)
+        network = EquivariantNetwork(halves.architecture)
+        return _Done(Evaluation(halves, network, nothing, nothing, 0.0), f"memory ran out ({error})", task.clock)
+
+
+def _evaluation(task: _Task, data: DataPart, validation: DataPart, watch: Callable[[], object]) -> _Done:
     """Train a proposal and evaluate it, if its training was not cut off or it is to be evaluated always."""
     started, proposal, trouble = time.perf_counter(), task.proposal, ""
     evidence, change = None, float("nan")
@@ -213,14 +244,18 @@ def _evaluation(task: _Task, data: DataPart, validation: DataPart, stop: Callabl
     if for_alphas is not None and proposal.alpha_data == "validation" and proposal.training.alphas != "drawn":
         for_alphas, unseen = _parted(validation, proposal.seed)
     longest = proposal.epochs * (GREATEST_SHARE if proposal.by_curve else 1.0)
-    keeper = None if task.checkpoint is None else task.checkpoint.keeper(f"training-{proposal.number}")
+    keeper, batch_size = None, proposal.training.batch_size
+    if task.checkpoint is not None:
+        keeper = task.checkpoint.keeper(f"training-{proposal.number}", batch_size=batch_size)
     history = _ShareHistory(network, n_steps(len(data), longest, proposal.training.batch_size))
     if keeper is not None:
         vars(history).update(keeper.part("shares", history.state_dict) or {})
+        task.clock.load_state_dict(keeper.part("clock", task.clock.state_dict) or task.clock.state_dict())
 
     def on_step() -> bool:
         history.step()
-        return stop()
+        watch()
+        return task.clock.is_over()
 
     try:
         how: dict[str, Any] = {"seed": proposal.seed, "alpha_data": for_alphas, "on_step": on_step, "keeper": keeper}
@@ -231,7 +266,7 @@ def _evaluation(task: _Task, data: DataPart, validation: DataPart, stop: Callabl
             proposal = replace(proposal, epochs=epochs)
         else:
             train(network, data, proposal.training, proposal.epochs, **how)
-        if task.always or not task.out_of_time:
+        if not task.clock.is_over() or task.always:
             losses, errors = evaluate(network, validation)
             if proposal.probe:
                 evidence = gather_evidence(network, unseen, proposal.architecture.group, proposal.seed)
@@ -251,7 +286,19 @@ def _evaluation(task: _Task, data: DataPart, validation: DataPart, stop: Callabl
         proposal, network, losses, errors, seconds, evidence, weights,
         share_history=shares, units=validation.units, change=change,
     )  # fmt: skip
-    return evaluation, trouble
+    return _Done(evaluation, trouble, task.clock)
+
+
+def _warn_of_memory(evaluation: Evaluation, asked: int) -> None:
+    """Say so where a candidate was trained with smaller mini-batches than the others."""
+    own = evaluation.proposal.training.batch_size
+    if own < asked:
+        became = "was dropped" if evaluation.diverged else "was trained"
+        warnings.warn(
+            f"Memory did not suffice for mini-batches of {asked} images: candidate {evaluation.proposal.number} "
+            f"{became} with {own}. Reduce batch_size, n_jobs or width.",
+            stacklevel=2,
+        )
 
 
 def _log(evaluation: Evaluation, trouble: str, monitor: Monitor) -> None:

@@ -5,27 +5,29 @@ from __future__ import annotations
 from skequinas.evidence.verdict import evidence_from_json
 from skequinas.io.checkpoints import Checkpoint
 from skequinas.search.evaluation import Evaluation, Proposal
+from skequinas.training.monitor import Clock
 
 __all__ = ["keep_candidate", "known_candidate"]
 
 
-def keep_candidate(checkpoint: Checkpoint, evaluation: Evaluation, trouble: str) -> None:
-    """Keep what became of a proposal, and what went wrong; its training is of no use any more."""
+def keep_candidate(checkpoint: Checkpoint, evaluation: Evaluation, trouble: str, clock: Clock) -> None:
+    """Keep what became of a proposal, what went wrong, and its clock; its training is of no use any more."""
     row, tensors = evaluation.to_state()
     evidence = evaluation.evidence
     own = None if evidence is None else {name: list(values) for name, values in evidence.items()}
     kept = {"row": row, "tensors": tensors, "evidence": own, "shares": evaluation.share_history, "trouble": trouble}
-    checkpoint.write(_name(evaluation.proposal), kept)
+    checkpoint.write(_name(evaluation.proposal), kept | {"clock": clock.state_dict()})
     checkpoint.remove(f"training-{evaluation.proposal.number}")
 
 
-def known_candidate(checkpoint: Checkpoint, proposal: Proposal) -> tuple[Evaluation, str] | None:
-    """What became of a proposal and what went wrong, if that was kept. Its network lies on the CPU."""
+def known_candidate(checkpoint: Checkpoint, proposal: Proposal, clock: Clock) -> tuple[Evaluation, str] | None:
+    """What became of a proposal and what went wrong, if that was kept; its clock is set, its network on the CPU."""
     kept = checkpoint.read(_name(proposal))
     if kept is None:
         return None
     evaluation = Evaluation.from_state(kept["row"], kept["tensors"])
     evaluation.share_history = kept["shares"]
+    clock.load_state_dict(kept["clock"])
     if kept["evidence"] is not None:
         evaluation.evidence = evidence_from_json(kept["evidence"], proposal.architecture.group)
     return evaluation, kept["trouble"]

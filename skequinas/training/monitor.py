@@ -11,7 +11,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-__all__ = ["CandidateStage", "FitProgress", "Monitor", "SearchProgress"]
+__all__ = ["CandidateStage", "Clock", "FitProgress", "Monitor", "SearchProgress"]
 
 logger = logging.getLogger("skequinas")
 
@@ -90,6 +90,47 @@ class SearchProgress:
     symmetry: str | None = None
 
 
+class Clock:
+    """Tells whether the time is up, and after how many questions it first was.
+
+    Given that number from an earlier fit, it says the same at the same question, whatever the time is: all that a fit
+    with a time budget does follows from these numbers and from its plan.
+
+    Parameters
+    ----------
+    deadline : float or None
+        On ``time.perf_counter``.
+    replayed : bool, default=False
+        Whether the deadline does not count, but ``cut`` alone.
+    cut : int or None, default=None
+        The question from which on time was up, if it ever was.
+    """
+
+    def __init__(self, deadline: float | None, *, replayed: bool = False, cut: int | None = None) -> None:
+        self.deadline, self.replayed, self.cut, self.asked = deadline, replayed, cut, 0
+        self.settled = 0  # so many questions were answered before the process was killed, with no
+
+    def is_over(self) -> bool:
+        """Whether the time is up."""
+        self.asked += 1
+        if self.cut is not None:
+            return self.asked >= self.cut
+        if self.replayed or self.asked <= self.settled:
+            return False
+        over = self.deadline is not None and time.perf_counter() >= self.deadline
+        if over:
+            self.cut = self.asked
+        return over
+
+    def state_dict(self) -> dict[str, int | None]:
+        """How often it was asked, and from when on it said yes."""
+        return {"asked": self.asked, "cut": self.cut}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.asked, self.cut = state["asked"], state["cut"]
+
+
 class Monitor:
     """Watches one fit. Every mini-batch, candidate, generation and epoch is reported to it, and it says when to stop.
 
@@ -104,6 +145,9 @@ class Monitor:
     hooks : callable or None
         ``hooks(task, network)`` passes the end of a "generation" or an "epoch" on to the callbacks of scikit-learn, and
         returns whether one of them wants to stop.
+    record : dict or None
+        Of an earlier fit with that budget, which is done again: its "cuts" tell after how many questions the time of
+        each stage was up.
     """
 
     def __init__(
@@ -112,10 +156,13 @@ class Monitor:
         time_budget: float | None = None,
         callback: Callable[[FitProgress], bool | None] | None = None,
         hooks: Callable[[str, Any], bool] | None = None,
+        record: dict[str, Any] | None = None,
     ) -> None:
+        self.record = record
+        self.cuts: dict[str, int | None] = {} if record is None else dict(record["cuts"])
+        self.clock, self.stage, self.reserved = Clock(None), "", 0.0
         self.verbose, self.time_budget, self.callback, self.hooks = int(verbose), time_budget, callback, hooks
         self.started = time.perf_counter()
-        self.deadline: float | None = None
         self.search = SearchProgress()
         self._bar = tqdm(disable=True)
 
@@ -130,12 +177,40 @@ class Monitor:
 
     def out_of_time(self) -> bool:
         """Whether the deadline of this stage has passed."""
-        return self.deadline is not None and time.perf_counter() >= self.deadline
+        return self.clock.is_over()
 
-    def reserve(self, seconds: float) -> None:
-        """Set this stage's deadline so that so many seconds of the budget remain."""
-        if self.time_budget is not None:
-            self.deadline = self.started + self.time_budget - seconds
+    def begin(self, stage: str, reserved: float, known: dict[str, Any] | None = None) -> None:
+        """Begin a stage, whose deadline leaves so many seconds of the budget.
+
+        What `stage_state` told before the process was killed, if anything, is known: these questions are answered.
+        """
+        self.end_stage()
+        self.stage, self.reserved = stage, reserved if known is None else known["reserved"]
+        deadline = None if self.time_budget is None else self.started + self.time_budget - self.reserved
+        self.clock = self._clock(stage, deadline)
+        if known is not None:
+            self.clock.settled, self.clock.cut = known["asked"], known["cut"]
+
+    def stage_state(self) -> dict[str, Any]:
+        """What is known of this stage's deadline."""
+        return {**self.clock.state_dict(), "reserved": self.reserved}
+
+    def end_stage(self) -> None:
+        """Remember when the time of this stage was up."""
+        if self.stage:
+            self.note(self.stage, self.clock)
+
+    def candidate_clock(self, number: int) -> Clock:
+        """A clock with the deadline of this stage for a candidate, which may be trained elsewhere."""
+        return self._clock(str(number), self.clock.deadline)
+
+    def note(self, stage: str, clock: Clock) -> None:
+        """Remember when the time of a stage, or of a candidate, was up."""
+        self.cuts[stage] = clock.cut
+
+    def _clock(self, stage: str, deadline: float | None) -> Clock:
+        replayed = self.record is not None
+        return Clock(deadline, replayed=replayed, cut=self.cuts.get(stage) if replayed else None)
 
     @contextmanager
     def watching(self, n_batches: int) -> Iterator[None]:
@@ -147,12 +222,11 @@ class Monitor:
         """So many mini-batches are still to come."""
         self._bar.total = self._bar.n + n_batches
 
-    def step(self, stage: CandidateStage | None = None, n_batches: int = 1) -> bool:
-        """After mini-batches of a candidate, or of the final training. Whether to stop."""
+    def step(self, stage: CandidateStage | None = None, n_batches: int = 1) -> None:
+        """After mini-batches of a candidate, or of the final training."""
         if not self._bar.disable:
             self._bar.update(n_batches)
             self._bar.set_description_str("final training" if stage is None else str(stage), refresh=False)
-        return self.out_of_time()
 
     def generation_over(self, search: SearchProgress, network: Any) -> bool:
         """After a generation, of which this is the best network. Whether to stop the search."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from skequinas.training.invariance import InvarianceSettings
 from skequinas.training.residuals import ResidualSettings
 
-__all__ = ["PRECISIONS", "TrainingSettings", "remedy"]
+__all__ = ["PRECISIONS", "TrainingSettings", "halved", "remedy"]
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -80,3 +80,8 @@ def remedy(settings: TrainingSettings) -> str:
     if settings.weight_decay > 1 and settings.learning_rate * settings.weight_decay > 1:  # it more than undoes weights
         return f"Reduce weight_decay={settings.weight_decay:g}: times learning_rate it must stay well below 1."
     return f"Reduce learning_rate={settings.learning_rate:g}, or scale X and y."
+
+
+def halved(settings: TrainingSettings) -> TrainingSettings:
+    """With mini-batches of half the size, for which memory may suffice."""
+    return replace(settings, batch_size=max(2, settings.batch_size // 2))

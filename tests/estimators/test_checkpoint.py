@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import multiprocessing
 import os
 import random
@@ -10,11 +11,13 @@ import shutil
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import joblib
 import numpy as np
 import pytest
 import torch
@@ -25,6 +28,7 @@ import skequinas
 from skequinas import DifferentiableSearch, EquivariantNASClassifier, EquivariantNASRegressor, EvolutionarySearch
 from skequinas.io import checkpoints, stored
 from skequinas.runtime.process import torch_threads
+from skequinas.training.monitor import Clock
 
 X, y = (values[:240] for values in load_digits(n_class=4, return_X_y=True))
 
@@ -356,3 +360,63 @@ def test_what_a_folder_holds(tmp_path: Path, every_step: None, monkeypatch: pyte
         skequinas.resume(tmp_path)
     with pytest.raises(FileNotFoundError, match="holds no fit"):
         skequinas.resume(tmp_path / "nowhere")
+
+
+def budgeted(seconds: Any, folder: Path | None = None, **own: Any) -> EquivariantNASClassifier:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return model(folder, time_budget=seconds, **own).fit(X, y)
+
+
+@pytest.mark.parametrize(("seconds", "search"), [(1.5, "differentiable"), (0.05, "evolutionary")])
+def test_a_fit_with_a_budget_can_be_done_again(seconds: float, search: Any) -> None:
+    first = budgeted(seconds, search=search, max_epochs=100)
+    record = json.loads(json.dumps(first.budget_record_))
+    again = budgeted(record, search=search, max_epochs=100)
+    assert_equal(again, first)
+    assert again.budget_record_ == record
+    assert record["seconds"] == seconds
+
+
+@pytest.mark.parametrize("n_questions", [2, 9, 16, 24])
+def test_what_was_cut_is_cut_again(n_questions: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    search = EvolutionarySearch(guided=False, n_generations=2)
+    asked = 0
+
+    def is_over(clock: Clock) -> bool:
+        nonlocal asked
+        asked += 1
+        clock.deadline = 0.0 if asked > n_questions else clock.deadline
+        return ask(clock)
+
+    ask = Clock.is_over
+    with monkeypatch.context() as patch, joblib.parallel_config("threading"):
+        patch.setattr(Clock, "is_over", is_over)
+        first = budgeted(1000.0, search=search, n_jobs=2)
+    assert first.budget_record_ is not None
+    assert any(cut is not None for cut in first.budget_record_["cuts"].values())
+    again = budgeted(first.budget_record_, search=search)
+    assert_equal(again, first)
+    assert again.budget_record_ == first.budget_record_
+
+
+def test_a_budget_is_used_once(tmp_path: Path, every_step: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = Steps(monkeypatch)
+    steps.deadly = {8, 16}
+    for _ in steps.deadly:
+        with pytest.raises(Dead):
+            budgeted(2.0, tmp_path, max_epochs=100)
+    plan = checkpoints.read_part(tmp_path / "plan.safetensors")[2]
+    found = budgeted(2.0, tmp_path, max_epochs=100)
+    assert found.budget_record_ is not None
+    assert found.budget_record_["plan"] == plan
+    assert skequinas.resume(tmp_path).seconds < 2.8
+    assert_equal(budgeted(found.budget_record_, max_epochs=100), found)
+    time.sleep(2.0)
+    assert_equal(budgeted(2.0, tmp_path, max_epochs=100), found)
+
+
+def test_what_is_no_record_is_refused() -> None:
+    with pytest.raises(ValueError, match="is no record of a fit. Give seconds, or the budget_record_"):
+        model(time_budget={"seconds": 3.0}).fit(X, y)
+    assert fitted().budget_record_ is None

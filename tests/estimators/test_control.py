@@ -31,7 +31,7 @@ from skequinas.evidence import measures
 from skequinas.io import as_images
 from skequinas.nn import Architecture, default_architecture
 from skequinas.search import Proposal, Search
-from skequinas.training import Batch, Monitor
+from skequinas.training import Batch, DataPart, DivergenceError, Monitor
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -599,3 +599,57 @@ def test_another_default_type_or_device_is_left_alone() -> None:
         model = classifier("evolutionary").fit(X, y)
         assert torch.empty(0).device.type == "meta"
     assert np.isfinite(model.predict_proba(X)).all()
+
+
+class Scarce:
+    """Memory that does not suffice for mini-batches of more than so many images, but for some calls."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, most: int, error: Exception) -> None:
+        self.most, self.error = most, error
+        take = DataPart.batch
+
+        def batch(part: DataPart, rows: torch.Tensor) -> Any:
+            if torch.is_grad_enabled() and len(rows) > self.most:
+                raise self.error
+            return take(part, rows)
+
+        monkeypatch.setattr(DataPart, "batch", batch)
+
+
+SHORT = [
+    MemoryError(),
+    torch.OutOfMemoryError("CUDA out of memory"),
+    RuntimeError("[enforce fail] . DefaultCPUAllocator: can't allocate memory"),
+]
+
+
+@pytest.mark.parametrize("error", SHORT, ids=["numpy", "CUDA", "CPU"])
+def test_where_memory_is_short_batches_are_halved_once(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    X, y = load_digits(n_class=3, return_X_y=True)
+    settings: dict[str, Any] = {"search": EvolutionarySearch(guided=False, n_generations=1), "random_state": 0}
+    settings |= {"group": "C2", "max_epochs": 1, "averaging": "none"}
+    expected = EquivariantNASClassifier(**settings, batch_size=16).fit(X, y)
+    with monkeypatch.context() as patch:
+        Scarce(patch, 18, error)
+        with pytest.warns(UserWarning, match="Memory did not suffice for mini-batches of 32 images") as warned:
+            found = EquivariantNASClassifier(**settings, batch_size=32).fit(X, y)
+        assert "candidate 0 was trained with 16" in str(warned[0].message)
+        assert "the model is trained with 16" in str(warned[-1].message)
+    np.testing.assert_array_equal(found.predict_proba(X), expected.predict_proba(X))
+    with monkeypatch.context() as patch:
+        Scarce(patch, 4, error)
+        with pytest.warns(UserWarning, match="dropped"), pytest.raises(DivergenceError, match="left no candidate"):
+            EquivariantNASClassifier(**settings, batch_size=32).fit(X, y)
+        none = settings | {"search": "none"}
+        with (
+            pytest.warns(UserWarning, match="trained with 16"),
+            pytest.raises(MemoryError, match="batches of 16 images either. Reduce batch_size=32 or width"),
+        ):
+            EquivariantNASClassifier(**none, batch_size=32).fit(X, y)
+
+
+def test_other_errors_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    Scarce(monkeypatch, 18, RuntimeError("something else"))
+    for search in ("none", "evolutionary"):
+        with pytest.raises(RuntimeError, match="something else"):
+            EquivariantNASClassifier("C2", search, max_epochs=1, batch_size=32).fit(*load_digits(return_X_y=True))

@@ -251,14 +251,14 @@ def test_where_the_time_is_up_the_first_network_is_kept_and_what_another_generat
     clock = [0.0]
 
     class Hurried(Monitor):
-        def step(self, stage: Any = None, n_batches: int = 1) -> bool:
+        def step(self, stage: Any = None, n_batches: int = 1) -> None:
             if stage.generation == generation:
                 clock[0] += 10.0
-            return super().step(stage, n_batches)
+            super().step(stage, n_batches)
 
     monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
     monitor = Hurried()
-    monitor.deadline = 5.0
+    monitor.clock.deadline = 5.0
     search = started(EvolutionarySearch(3, epochs_per_generation=1, warmup_epochs=1, guided=False, final="evolved"))
     run_search(search, images_of(64, 0), images_of(24, 1), monitor)
     assert search.generation_ == max(1, generation)
