@@ -133,8 +133,8 @@ class BaseEquivariantNAS(ExportMixin, CallbackSupportMixin, BaseEstimator, Param
         given, checkpoint = {"y": y, **metadata}, None
         if self.checkpoint is not None:
             checkpoint = begin(self.checkpoint, self, self._seed, prepared.split.whole.images, given)
-            if self.time_budget is not None:
-                monitor.started -= checkpoint.go_on()
+            monitor.started -= checkpoint.spent()
+            checkpoint.set_clock(monitor.seconds)
         self.__dict__.pop("_class_factors", None)  # of use for the data alone
         self.image_shape_, self.preprocessing_, split = prepared.image_shape, prepared.preprocessing, prepared.split
         self._n_samples = len(split.whole) if earlier is None else earlier._n_samples
@@ -224,9 +224,8 @@ class BaseEquivariantNAS(ExportMixin, CallbackSupportMixin, BaseEstimator, Param
         inputs = self.preprocessing_((split.validation or split.whole).images[:n_measured])
         measures = Measures.unknown(group)
         try:
-            respond, known = lambda x: self._respond(plain(x)), session.checkpoint
-            asked = partial(measure, respond, inputs, group, probabilities=is_classifier(self))
-            measures = asked() if known is None else Measures(*known.once("measures", lambda: list(asked())))
+            respond, settings = lambda x: self._respond(plain(x)), {"probabilities": is_classifier(self)}
+            measures = Measures(*session.once("measures", lambda: [*measure(respond, inputs, group, **settings)]))
             if bool((split.whole.targets != split.whole.targets[0]).any()):
                 self._warn_of_constant(plain, inputs)
         except KeyboardInterrupt:

@@ -15,29 +15,16 @@ from torch import Tensor, nn
 
 from skequinas.nn.architecture import Architecture
 from skequinas.nn.networks import EquivariantNetwork
+from skequinas.runtime.devices import is_out_of_memory
 from skequinas.search import Search
 from skequinas.training import DataPart, DivergenceError, FitProgress, Monitor, Split, TrainingSettings, train
 from skequinas.training.data import n_steps
+from skequinas.training.settings import halved, warn_of_memory
 
 __all__ = ["FEW_STEPS", "MEASURED_IMAGES", "BudgetPlan", "Planned", "begin_watching", "checked_record"]
 
 _FEWEST = 32
 """Held-out images that a search is given at least, if there are so many."""
-
-_FEW_STEPS = 40
-"""After fewer steps the running statistics of batch norm still lag behind the weights, and are taken anew."""
-
-_STEPS_WANTED = 100
-"""Mini-batches that a training should have; with a small time budget they are smaller instead of fewer."""
-
-_COMPARED = 2000
-"""From how many images, at most, the simplest models are made that a hurried one is compared with."""
-
-_LARGE = 10_000
-"""Values in an image from which on a mini-batch takes long enough to be timed in part."""
-
-MEASURED_IMAGES = 512
-"""On how many images the change under every element is measured, at most."""
 
 FEW_STEPS = 40
 """After fewer steps the running statistics of batch norm still lag behind the weights, and are taken anew."""
@@ -45,32 +32,8 @@ FEW_STEPS = 40
 _STEPS_WANTED = 100
 """Mini-batches that a training should have; with a small time budget they are smaller instead of fewer."""
 
-_COMPARED = 2000
-"""From how many images, at most, the simplest models are made that a hurried one is compared with."""
-
 _LARGE = 10_000
 """Values in an image from which on a mini-batch takes long enough to be timed in part."""
-
-MEASURED_IMAGES = 512
-"""On how many images the change under every element is measured, at most."""
-
-_STEPS_WANTED = 100
-"""Mini-batches that a training should have; with a small time budget they are smaller instead of fewer."""
-
-_COMPARED = 2000
-"""From how many images, at most, the simplest models are made that a hurried one is compared with."""
-
-_LARGE = 10_000
-"""Values in an image from which on a mini-batch takes long enough to be timed in part."""
-
-MEASURED_IMAGES = 512
-"""On how many images the change under every element is measured, at most."""
-
-_LARGE = 10_000
-"""Values in an image from which on a mini-batch takes long enough to be timed in part."""
-
-MEASURED_IMAGES = 512
-"""On how many images the change under every element is measured, at most."""
 
 MEASURED_IMAGES = 512
 """On how many images the change under every element is measured, at most."""
@@ -122,7 +85,7 @@ def checked_record(time_budget: Any) -> dict[str, Any] | None:
     """
     if not isinstance(time_budget, dict):
         return None
-    names = {"seconds", "plan", "cuts", "final_epochs"}
+    names = {"seconds", "plan", "cuts", "final_epochs", "halved"}
     plan = time_budget.get("plan")
     if set(time_budget) != names or not isinstance(plan, dict) or set(plan) != {f.name for f in fields(BudgetPlan)}:
         raise ValueError(
@@ -202,15 +165,22 @@ class Planned(ABC):
         training = 1.15 * self.n_batches(1) * self._step_seconds
         left = budget - self.monitor.seconds - self._report_seconds
         share = self._shorten(training, left - search_seconds)
-        if proposals and share < 0.5 and self.n_batches(1) < _FEW_STEPS and not self.search.keeps_network:
+        if proposals and share < 0.5 and self.n_batches(1) < FEW_STEPS and not self.search.keeps_network:
             self._skips_search = True
             share = self._shorten(training, left, searching=False)
         self._validation_is_unseen = True
         self._hurried = share < 1
 
     def plan(self, lighter: Architecture | None) -> BudgetPlan:
-        """Plan by what is timed now, and tell how."""
-        self.shrink_to_budget(lighter)
+        """Plan by what is timed now, and tell how; with mini-batches of half the size where memory does not suffice."""
+        try:
+            self.shrink_to_budget(lighter)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            warn_of_memory(self.training, "the network is trained")
+            self._take(halved(self.training))
+            self.shrink_to_budget(lighter)
         n_validation = None if self.validation is None else self.validation.n_units
         return BudgetPlan(
             lighter is not None and self.search.architecture_ == lighter,
@@ -226,10 +196,14 @@ class Planned(ABC):
             self.search.mixed_cost_,
         )
 
+    def _take(self, training: TrainingSettings) -> None:
+        """Train like this from now on."""
+        self.training = self.search.training_ = training
+
     def follow(self, plan: BudgetPlan, lighter: Architecture | None) -> None:
         """Plan as it was done before."""
+        self._take(replace(self.training, batch_size=plan.batch_size))
         if plan.is_light and lighter is not None:
-            self.training = replace(self.training, batch_size=plan.batch_size)
             self.search.start(lighter, self.epochs, self.training, self.seed, by_curve=self.search.by_curve_)
         self.search.averaging_, self.search.mixed_cost_ = plan.averaging, plan.mixed_cost
         self.search.epochs_ = self.epochs = plan.epochs

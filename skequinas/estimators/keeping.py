@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import warnings
 from importlib.metadata import PackageNotFoundError, version
 from os import PathLike
@@ -20,7 +21,7 @@ from skequinas.estimators.plain import plain_parameter
 from skequinas.io.checkpoints import Checkpoint, read_part
 from skequinas.io.files import FileError
 from skequinas.io.images import as_array
-from skequinas.io.stored import StoredImages
+from skequinas.io.stored import StoredImages, is_stored
 
 __all__ = ["KEPT_FIT", "begin", "first_seed"]
 
@@ -90,6 +91,9 @@ def begin(
     data = {"X": _hash_of_images(images)} | {name: _hash(name, value) for name, value in given.items()}
     fingerprint = {"estimator": type(model).__name__, "skequinas": _version(), "seed": seed, "data": data, "own": own}
     checkpoint = Checkpoint(place, hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest())
+    for path in place.glob(".*"):
+        if re.fullmatch(r"\.[0-9a-f]{16}", path.name):  # what was being written when the process was killed
+            path.unlink(missing_ok=True)
     known = _known(place)
     if known is None:
         checkpoint.write(KEPT_FIT, fingerprint | {"parameters": parameters, "words": words})
@@ -140,13 +144,17 @@ def _text(name: str, value: Any) -> str:
     try:
         return json.dumps(plain_parameter(name, value), sort_keys=True)
     except (TypeError, ValueError):
-        return repr(value)
+        kind = f"{type(value).__module__}.{type(value).__qualname__}"
+        if hasattr(value, "get_params"):  # a search of the user's own
+            settings = {key: _text(key, own) for key, own in value.get_params(deep=False).items()}
+            return f"{kind} {json.dumps(settings, sort_keys=True)}"
+        return kind + " " + re.sub(r" at 0x[0-9a-f]+", "", repr(value))
 
 
 def _hash_of_images(images: Tensor | StoredImages) -> str:
     """The same wherever the images are."""
     digest = hashlib.blake2b(f"{images.dtype} {tuple(images.shape)}".encode(), digest_size=16)
-    for part in images.split(128):
+    for part in images.split(32):
         digest.update(part.numpy(force=True).tobytes())
     return digest.hexdigest()
 
@@ -154,7 +162,17 @@ def _hash_of_images(images: Tensor | StoredImages) -> str:
 def _hash(name: str, value: Any) -> str:
     """What tells data from others."""
     parts = value if name == "validation_data" and isinstance(value, tuple | list) else [value]
-    return " ".join(str(joblib.hash(np.asarray(as_array(part, name)))) for part in parts)
+    return " ".join(
+        _hash_in_parts(p) if is_stored(p) else str(joblib.hash(np.asarray(as_array(p, name)))) for p in parts
+    )
+
+
+def _hash_in_parts(X: Any) -> str:
+    """That of an array which is not to be read at once."""
+    digest = hashlib.blake2b(f"{X.dtype} {tuple(X.shape)}".encode(), digest_size=16)
+    for start in range(0, len(X), 32):
+        digest.update(np.asarray(X[np.arange(start, min(start + 32, len(X)))]).tobytes())
+    return digest.hexdigest()
 
 
 def _version() -> str:

@@ -181,7 +181,7 @@ class Parameters:
         network of a third of the arithmetic (unless ``width`` is given), and mini-batches may be smaller. A warning
         tells where there was no time for a search, or the model is no better than the simplest ones. What was tried
         depends on the speed of the machine; with the ``budget_record_`` of a fitted model, all is planned and cut as it
-        was there, however long it takes, and the model is the same.""",
+        was there, however long it takes, and the model is the same (not after a callback or Ctrl-C ended a stage).""",
     )
     warm_start: bool = _parameter(
         False,
@@ -197,7 +197,8 @@ class Parameters:
         [str, PathLike, None],
         """A folder in which ``fit`` keeps what it has done: every network of the search that is trained, and longer
         trainings every few seconds. If the process is killed, the same call on the same data goes on where it was, to
-        the same model, bit for bit; once it was finished, nothing is trained again. Other data or parameters are an
+        the same model, bit for bit (with a time budget in seconds, to what there is time for); once it was finished,
+        nothing is trained again. A callback that ends a stage has to be there again. Other data or parameters are an
         error: each fit has a folder of its own. A folder that cannot be written to, and files that are damaged, are
         no reason to stop, and there is a warning. `skequinas.resume` shows what a folder holds.""",
     )

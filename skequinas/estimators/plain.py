@@ -51,7 +51,7 @@ def plain_parameter(name: str, value: Any) -> Any:
 
 
 def from_plain(value: Any) -> Any:
-    """The inverse of `_encode`."""
+    """The inverse of `plain_parameter`."""
     match value:
         case {"group": group, "subgroup": name}:
             return PointGroup.from_name(group).subgroup(name)

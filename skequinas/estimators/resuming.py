@@ -23,6 +23,8 @@ _ESTIMATORS: dict[str, type[BaseEquivariantNAS]] = {
     kind.__name__: kind for kind in (EquivariantNASClassifier, EquivariantNASRegressor)
 }
 
+_OURS = re.compile(r"fit|plan|clock|final|measures|halved|training|(candidate|training|calls|halved)-\d+")
+
 
 @dataclass(frozen=True)
 class KeptFit:
@@ -40,7 +42,7 @@ class KeptFit:
     in_training : str
         What was being trained when it was last kept: "candidate 3", "the final model" or "nothing".
     epoch : float
-        How many epochs of that training are over.
+        How many epochs of that training are over; where its length is found out as it goes, of its last part.
     seconds : float
         What the fit had taken by then.
     damaged : tuple of str
@@ -114,8 +116,12 @@ def resume(folder: str | PathLike[str]) -> KeptFit:
         texts: dict[str, str] = known["parameters"]
     estimator = kind(**{name: _parameter(name, text, folder) for name, text in texts.items() if name != "callback"})
     estimator.checkpoint = fspath(folder)
+    if not isinstance(estimator.random_state, int):
+        estimator.random_state = None  # the seed that was drawn is kept too
     n_candidates, training, epoch, finished, damaged = 0, "nothing", 0.0, False, list[str]()
     for part in sorted(place.glob("*.safetensors")):
+        if not _OURS.fullmatch(part.stem):
+            continue
         try:
             owner, when, value = read_part(part)
         except (FileError, OSError):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import json
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
 
+import joblib
 from sklearn.exceptions import ConvergenceWarning
 
 from skequinas.estimators.budget import FEW_STEPS, MEASURED_IMAGES, BudgetPlan, Planned
@@ -21,7 +23,7 @@ from skequinas.training.augmentation import Moves, borne_moves, candidate_moves
 from skequinas.training.data import n_steps
 from skequinas.training.evaluation import simple_error
 from skequinas.training.loop import refresh_statistics
-from skequinas.training.settings import halved
+from skequinas.training.settings import halved, warn_of_memory
 
 __all__ = ["Session"]
 
@@ -69,18 +71,23 @@ class Session(Planned):
         if known is not None:
             self.budget_plan = BudgetPlan(**known)
             self.follow(self.budget_plan, lighter)
-            return
-        self.budget_plan = self.plan(lighter)
-        if self.checkpoint is not None:
-            self.checkpoint.write("plan", asdict(self.budget_plan))
+        else:
+            self.budget_plan = self.plan(lighter)
+            if self.checkpoint is not None:
+                self.checkpoint.write("plan", asdict(self.budget_plan))
+        self.monitor.plan = asdict(self.budget_plan)
 
     def budget_record(self) -> dict[str, Any] | None:
-        """With a time budget: what was planned and where it cut, from which the fit can be done again."""
-        if self.monitor.time_budget is None or self.budget_plan is None:
+        """With a time budget: what was planned and where it cut, from which the fit can be done again.
+
+        None where somebody ended it, by a callback or Ctrl-C.
+        """
+        unplanned = self.monitor.was_stopped or self.interrupted
+        if self.monitor.time_budget is None or self.budget_plan is None or unplanned:
             return None
         self.monitor.end_stage()
         own = {"seconds": self.monitor.time_budget, "plan": asdict(self.budget_plan), "cuts": self.monitor.cuts}
-        return own | {"final_epochs": self.final_epochs}
+        return own | {"final_epochs": self.final_epochs, "halved": sorted(self.monitor.halved)}
 
     def asked_batches(self) -> int | None:
         """On how many mini-batches the network was trained that gave the evidence."""
@@ -126,7 +133,7 @@ class Session(Planned):
         if budget is not None:
             final = 0.0 if self.search.keeps_network else 1.15 * self.n_batches(1) * self._step_seconds
             half = max(budget - self.monitor.seconds, 0.0) / 2
-            self.monitor.begin("search", min(final + self._report_seconds, half), self._kept("clock"))
+            self.monitor.begin("search", min(final + self._report_seconds, half), self._planned("clock"))
         if self._skips_search:
             self._warn(
                 f"time_budget={budget:g} seconds leave no time for a search: the symmetry of the model is where the "
@@ -136,6 +143,8 @@ class Session(Planned):
             return
         assert self.validation is not None
         run_search(self.search, self.split.training, self.validation, self.monitor, n_jobs, self.checkpoint)
+        if self.checkpoint is not None and budget is not None:
+            self.checkpoint.write("clock", self.monitor.stage_state())
         if self.search.by_curve_:
             self.epochs = self.search.final_epochs
         if self.monitor.out_of_time() and not self.search.population_:
@@ -171,7 +180,7 @@ class Session(Planned):
         else:
             self.network = self._new(architecture)
         if self.monitor.time_budget is not None:
-            self.monitor.begin("final", self._report_seconds, self._kept("final"))
+            self.monitor.begin("final", self._report_seconds, self._planned("final"))
         if augment == "continuous":
             self.moves = self._turns(architecture)
         elif augment == "auto":
@@ -194,7 +203,7 @@ class Session(Planned):
         def attempt(settings: TrainingSettings) -> None:
             keeper = None
             if self.checkpoint is not None:
-                keeper = self.checkpoint.keeper("training", batch_size=settings.batch_size, to_the_end=True)
+                keeper = self.checkpoint.keeper("training", self._identity(settings, epochs), to_the_end=True)
                 clock = self.monitor.clock
                 clock.load_state_dict(keeper.part("clock", clock.state_dict) or clock.state_dict())
             self.history.clear()
@@ -219,29 +228,34 @@ class Session(Planned):
             size, moves = self.training.batch_size, self.moves.start(self.seed)
             refresh_statistics(self.network, self.split.whole, size, n_batches=n_steps_made, augmentation=moves)
 
+    def _identity(self, settings: TrainingSettings, epochs: float) -> str:
+        """All that the final training follows from, but for the data and the parameters of the fit."""
+        return json.dumps([self.network.architecture.to_dict(), asdict(settings), epochs, str(self.moves)])
+
     def _with_enough_memory(self, attempt: Callable[[TrainingSettings], None]) -> None:
         """The final training; with mini-batches of half the size where memory does not suffice."""
         settings, before = self.search.final_settings(self.training), copy.deepcopy(self.network.state_dict())
-        try:
-            attempt(settings)
-            return
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
+        if "final" not in self.monitor.halved and self._kept("halved") is None:
+            asked = self.monitor.clock.asked
+            try:
+                attempt(settings)
+                return
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            self.monitor.clock.asked = asked
+            if self.checkpoint is not None:
+                self.checkpoint.write("halved", True)
+        self.monitor.halved.add("final")
         self.network.load_state_dict(before)
-        smaller = halved(settings)
-        warnings.warn(
-            f"Memory did not suffice for mini-batches of {settings.batch_size} images: the model is trained with "
-            f"{smaller.batch_size}. Reduce batch_size or width.",
-            stacklevel=5,
-        )
+        warn_of_memory(settings, "the model is trained")
         try:
-            attempt(smaller)
+            attempt(halved(settings))
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             raise MemoryError(
-                f"Memory does not suffice for mini-batches of {smaller.batch_size} images either. Reduce "
+                f"Memory does not suffice for mini-batches of {halved(settings).batch_size} images either. Reduce "
                 f"batch_size={self.training.batch_size} or width, or use smaller images."
             ) from error
 
@@ -250,13 +264,25 @@ class Session(Planned):
         self.monitor.step()
         return self.monitor.out_of_time()
 
+    def once(self, name: str, function: Callable[[], Any]) -> Any:
+        """What a function tells of the network, from a checkpoint if it was kept there; not where the fit was ended."""
+        if self.checkpoint is None or self.interrupted or self.monitor.was_stopped:
+            return function()
+        weights = {key: value.numpy(force=True) for key, value in self.network.state_dict().items()}
+        return self.checkpoint.once(name, str(joblib.hash(weights)), function)
+
     def _kept(self, name: str) -> Any:
         """What is known from before the process was killed."""
         return None if self.checkpoint is None else self.checkpoint.read(name)
 
+    def _planned(self, name: str) -> Any:
+        """What is known of a stage with a deadline, if it was planned as now."""
+        known = self._kept(name)
+        return known if known is not None and known["plan"] == self.monitor.plan else None
+
     def _affordable(self, architecture: Architecture) -> float:
         """How many epochs of the final training there is time for, or there was."""
-        known = self._kept("final") if self.record is None else {"epochs": self.record["final_epochs"]}
+        known = self._planned("final") if self.record is None else {"epochs": self.record["final_epochs"]}
         if known is None:
             known = self.monitor.stage_state() | {"epochs": self._counted(architecture)}
             if self.checkpoint is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from hashlib import blake2b
 from typing import Any
@@ -33,6 +34,9 @@ _FEWEST_PIXELS = 64
 
 _AT_ONCE = 128
 """Images that are compared at a time, so that no copy of all images is made."""
+
+_VALUES_AT_ONCE = 2**21
+"""Of larger images fewer are read at a time."""
 
 _MIXING = (30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)
 
@@ -127,6 +131,11 @@ def n_seen(images: Tensor | StoredImages, known: Tensor | StoredImages, group: P
     return int(np.isin(*found).sum())
 
 
+def _at_once(images: Tensor | StoredImages) -> int:
+    """How many images are read at a time."""
+    return max(1, min(_AT_ONCE, _VALUES_AT_ONCE // max(1, math.prod(images.shape[1:]))))
+
+
 def some(images: Tensor | StoredImages, rows: NDArray[np.int64]) -> Tensor | StoredImages:
     """Some of the images."""
     if isinstance(images, StoredImages):
@@ -141,7 +150,7 @@ def contents(images: Tensor | StoredImages, dtype: torch.dtype | None = None) ->
     are no copies have the same, unless they hold few different values.
     """
     found = [np.zeros(0, dtype=np.uint64)]
-    for part in images.split(_AT_ONCE):
+    for part in images.split(_at_once(images)):
         values = part.cpu().to(dtype or part.dtype).flatten(2).numpy()
         bits = values.view(f"u{values.dtype.itemsize}").astype(np.uint64)
         bits += np.arange(1, 1 + bits.shape[1], dtype=np.uint64)[:, None] << np.uint64(56)  # channels differ
@@ -161,7 +170,7 @@ def fingerprints(
     Numbers of images of two data types are comparable when both are taken in the same ``dtype``.
     """
     found = [np.zeros(0, dtype=np.uint64)]
-    for part in images.split(_AT_ONCE):
+    for part in images.split(_at_once(images)):
         keys = []
         for g in pixel_elements(group):
             moved = transform_images(part.cpu().to(dtype or part.dtype), group, g).contiguous().numpy()
@@ -206,7 +215,8 @@ def near_copies(
 
     elements, chunks = pixel_elements(group), torch.arange(len(among)).split(_AT_ONCE)
     # what is not in memory is read once
-    known = torch.cat([shrunk(rows) for rows in chunks]) if isinstance(images, StoredImages) else None
+    few = torch.arange(len(among)).split(_at_once(images))
+    known = torch.cat([shrunk(rows) for rows in few]) if isinstance(images, StoredImages) else None
     n_pixels = size[0] * size[1]
     average = torch.stack([move(torch.eye(n_pixels), g) for g in elements]).mean(0)  # over the group
     total, covariance = torch.zeros(n_pixels), torch.zeros(n_pixels, n_pixels)

@@ -27,9 +27,10 @@ can be told from its traces is no evidence. So for the test (in passes of their 
 by a few degrees more, lest one be sharper than the others, and cut to a disc. Such a test is approximate; for the
 quarter turns and mirrors in a large group it stays exact.
 
-The network must not have seen the images. The alphas of a mixture are therefore trained on a third of the validation
-part, and the other two thirds are evidence. Images that occur several times, moved or not, and those of one of the
-user's ``groups`` are one unit: they stay together on one side of every split and are moved alike.
+The network must not have seen the images. The alphas of a mixture are trained on training images too; where they are
+trained on a third of the validation part, the other two thirds are evidence. Images that occur several times, moved or
+not, and those of one of the user's ``groups`` are one unit: they stay together on one side of every split and are moved
+alike.
 """
 
 from __future__ import annotations

@@ -82,21 +82,21 @@ class Checkpoint:
         """Keep it no longer."""
         self._try(lambda: self.path(name).unlink(missing_ok=True))
 
-    def once(self, name: str, function: Callable[[], Any]) -> Any:
-        """What a function returns, which is called only where that was not kept before."""
+    def once(self, name: str, identity: str, function: Callable[[], Any]) -> Any:
+        """What a function returns, which is called only where that was not kept before, of the same thing."""
         known = self.read(name)
-        if known is None:
-            known = function()
+        if not isinstance(known, dict) or known.get("identity") != identity:
+            known = {"identity": identity, "value": function()}
             self.write(name, known)
-        return known
+        return known["value"]
 
     @property
     def seconds(self) -> float:
         """How long the fit has taken, with what it took before it was killed."""
         return time.time() - self._started
 
-    def go_on(self) -> float:
-        """Let the clock go on from where the files say that it was, and tell where."""
+    def spent(self) -> float:
+        """How many seconds the fit had taken when it was killed."""
         spent = 0.0
         for path in sorted(self.folder.glob("*.safetensors")):
             try:
@@ -104,19 +104,22 @@ class Checkpoint:
             except (FileError, OSError):
                 continue
             spent = max(spent, seconds if fit == self.fit else 0.0)
-        self._started = time.time() - spent
         return spent
 
-    def keeper(self, name: str, *, batch_size: int, to_the_end: bool = False) -> Keeper:
+    def set_clock(self, seconds: float) -> None:
+        """Let the clock of the fit stand at so many seconds."""
+        self._started = time.time() - seconds
+
+    def keeper(self, name: str, identity: str, *, to_the_end: bool = False) -> Keeper:
         """What keeps a training, see `Keeper`."""
-        return Keeper(self, name, batch_size=batch_size, to_the_end=to_the_end)
+        return Keeper(self, name, identity, to_the_end=to_the_end)
 
     def _try(self, action: Callable[[], object]) -> None:
         if not self.is_writable:
             return
         try:
             action()
-        except OSError as error:
+        except (OSError, MemoryError) as error:
             self.is_writable = False
             warnings.warn(
                 f"checkpoint={str(self.folder)!r} cannot be written ({error}). The fit goes on, and nothing more of it "
@@ -135,17 +138,17 @@ class Keeper:
     checkpoint : Checkpoint
     name : str
         Of the file.
-    batch_size : int
-        What was kept of a training with mini-batches of another size does not count.
+    identity : str
+        Of what is trained, and how. What was kept of another training does not count.
     to_the_end : bool, default=False
         Whether the end of the training is kept too, as nothing else tells what came of it.
     """
 
-    def __init__(self, checkpoint: Checkpoint, name: str, *, batch_size: int, to_the_end: bool = False) -> None:
+    def __init__(self, checkpoint: Checkpoint, name: str, identity: str, *, to_the_end: bool = False) -> None:
         self._checkpoint, self._name, self._to_the_end = checkpoint, name, to_the_end
         known: dict[str, Any] = checkpoint.read(name) or {}
-        self._known = known if known.get("batch_size") == batch_size else {}
-        self._parts: dict[str, Callable[[], Any]] = {"batch_size": lambda: batch_size}
+        self._known = known if known.get("identity") == identity else {}
+        self._parts: dict[str, Callable[[], Any]] = {"identity": lambda: identity}
         self._next = time.perf_counter() + _INTERVAL
 
     def part(self, name: str, state: Callable[[], Any]) -> Any:

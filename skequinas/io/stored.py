@@ -64,7 +64,7 @@ class StoredImages:
     def __getitem__(self, index: Tensor | slice | int) -> Tensor:
         """Images by their numbers, on the device."""
         if isinstance(index, int):
-            return self[index : index + 1][0]
+            return self[torch.tensor([index])][0]
         wanted = self.rows[index if isinstance(index, slice) else index.cpu().numpy()]
         rows, place = np.unique(wanted, return_inverse=True)  # HDF5 wants them so
         block = np.asarray(self.source[rows])
@@ -93,10 +93,10 @@ class StoredImages:
         """The number of the first image with a value that is NaN or infinite, if there is one."""
         if not self.dtype.is_floating_point:
             return None
-        for number, part in enumerate(self.split(128)):
+        for number, part in enumerate(self.split(32)):
             finite = part.isfinite().flatten(1).all(1)
             if not bool(finite.all()):
-                return 128 * number + int((~finite).nonzero()[0])
+                return 32 * number + int((~finite).nonzero()[0])
         return None
 
 
@@ -109,12 +109,13 @@ class ImageFiles:
     """Image files as an array of shape (n, height, width) or (n, height, width, channels), decoded when it is read.
 
     Estimators take it as X. Below a quarter of a gigabyte all images are decoded once; above, a mini-batch at a time.
-    Indexing by numbers or a slice gives some of the files; ``numpy.asarray`` decodes them. Needs Pillow.
+    Indexing by numbers or a slice gives some of the files; ``numpy.asarray`` decodes them. Photographs are turned
+    upright where the file says how they were taken. Needs Pillow.
 
     Parameters
     ----------
     paths : sequence of path-like
-        In any format that Pillow reads.
+        In any format that Pillow reads, with 8 bits a channel at most.
     size : int, (height, width) or None, default=None
         To which all images are resized (bicubic, with anti-aliasing), as they are asked for; None leaves them as they
         are, and then all must have the size of the first. Images that are resized, or were stored with losses, need not
@@ -194,12 +195,16 @@ class ImageFiles:
 
     def _opened(self, path: str) -> NDArray[np.uint8]:
         try:
-            from PIL import Image, UnidentifiedImageError
+            from PIL import Image, ImageOps, UnidentifiedImageError
         except ImportError as error:
             raise ImportError("ImageFiles needs Pillow: pip install skequinas[images].") from error
         try:
             with Image.open(path) as file:
-                image = file.convert(self.mode)
+                if file.mode[0] in "IF":
+                    raise ValueError(
+                        f"its pixels are of mode {file.mode!r}, with more than 8 bits; read it into an array"
+                    )
+                image = ImageOps.exif_transpose(file).convert(self.mode)
         except FileNotFoundError:
             raise
         except (UnidentifiedImageError, OSError, ValueError) as error:

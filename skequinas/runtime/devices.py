@@ -6,6 +6,9 @@ import torch
 
 __all__ = ["is_out_of_memory", "resolve_device"]
 
+_SHORT_OF_MEMORY = "DefaultCPUAllocator", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED"
+"""In errors that torch has no class for."""
+
 
 def resolve_device(device: str | torch.device) -> torch.device:
     """The device of that name, a CPU or CUDA one; "auto" is CUDA when it is available, else the CPU."""
@@ -24,9 +27,8 @@ def resolve_device(device: str | torch.device) -> torch.device:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory did not suffice, on a CPU or a GPU; then what a GPU's cache holds is freed."""
-    # on a CPU torch has no class for it
     short = isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+        isinstance(error, RuntimeError) and any(words in str(error) for words in _SHORT_OF_MEMORY)
     )
     if short and torch.cuda.is_initialized():
         torch.cuda.empty_cache()

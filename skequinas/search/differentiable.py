@@ -21,12 +21,12 @@ class DifferentiableSearch(TighteningSearch):
     """EquiNAS_D: learn in every layer how much each subgroup contributes, then tighten as far as the data allow.
 
     In the first stage every layer mixes kernels constrained to all subgroups of the group, in shares
-    softmax(alpha). Weights are trained on the training part and alphas on a third of the validation part, in
-    alternating steps.
+    softmax(alpha). Weights and alphas are trained in alternating steps, on different mini-batches of the training
+    part.
 
-    In the second stage (not in the paper) the learned mixture is turned into constraints. What it says of the rest of
-    the validation part, moved, tells which symmetries the data reject, see `skequinas.evidence.orbit`; the function is
-    to have the largest H that is not. The layers are constrained in up to three ways: all to G but for the head; each
+    In the second stage (not in the paper) the learned mixture is turned into constraints. What it says of the
+    validation part, moved, tells which symmetries the data reject, see `skequinas.evidence.orbit`; the function is to
+    have the largest H that is not. The layers are constrained in up to three ways: all to G but for the head; each
     to the largest subgroup containing H that at least half of its mixture obeys; all to H. Their kernels are projected,
     the networks are trained for a little longer, and the most symmetric one within the tolerance of the best is the
     result.
@@ -52,9 +52,9 @@ class DifferentiableSearch(TighteningSearch):
         For the alphas (Adam).
     alpha_interval : int, default=4
         Steps of the weights for each step of the alphas.
-    alpha_data : {"validation", "training"}, default="validation"
-        What the alphas are trained on: a third of the validation part, or other mini-batches of the training part, as
-        was published. Those learn by heart together with the weights.
+    alpha_data : {"training", "validation"}, default="training"
+        What the alphas are trained on: other mini-batches of the training part, as was published; or a third of the
+        validation part, which the weights do not know by heart, and which then is no evidence.
     favour : float, default=2.0
         How far the alpha of the whole group starts above the others. With 0 all shares are equal at the start, as was
         published.
@@ -91,7 +91,7 @@ class DifferentiableSearch(TighteningSearch):
         "schedule": [StrOptions({"one_cycle", "constant"})],
         "alpha_learning_rate": [Interval(Real, 0, None, closed="neither")],
         "alpha_interval": [Interval(Integral, 1, None, closed="left")],
-        "alpha_data": [StrOptions({"validation", "training"})],
+        "alpha_data": [StrOptions({"training", "validation"})],
         "favour": [Interval(Real, None, None, closed="neither")],
         "skip": ["boolean"],
         "alphas": [StrOptions({"learned", "permuted", "drawn"})],
@@ -102,7 +102,7 @@ class DifferentiableSearch(TighteningSearch):
     }
 
     optimizer: str | None = None  # searches that were pickled before there were these have none
-    alpha_data: str = "validation"
+    alpha_data: str = "training"
     favour: float = 2.0
     skip: bool = False
     alphas: str = "learned"
@@ -119,7 +119,7 @@ class DifferentiableSearch(TighteningSearch):
         schedule: str = "one_cycle",
         alpha_learning_rate: float = 0.01,
         alpha_interval: int = 4,
-        alpha_data: str = "validation",
+        alpha_data: str = "training",
         favour: float = 2.0,
         skip: bool = False,
         alphas: str = "learned",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -22,14 +21,14 @@ from skequinas.runtime.devices import is_out_of_memory
 from skequinas.runtime.process import fitting_state, kept_memory, torch_threads
 from skequinas.search.base import Search
 from skequinas.search.evaluation import Evaluation, Proposal
-from skequinas.search.keeping import keep_candidate, known_candidate
+from skequinas.search.keeping import identity_of, keep_candidate, known_candidate
 from skequinas.training import DataPart, DivergenceError, Monitor, evaluate, train
 from skequinas.training.augmentation import Moves, borne_moves, candidate_moves
 from skequinas.training.curve import GREATEST_SHARE, train_by_curve
 from skequinas.training.data import n_steps
 from skequinas.training.loop import refresh_statistics
 from skequinas.training.monitor import CandidateStage, Clock
-from skequinas.training.settings import halved, remedy
+from skequinas.training.settings import halved, remedy, warn_of_memory
 
 __all__ = ["run_search"]
 
@@ -64,6 +63,8 @@ def run_search(
     ------
     DivergenceError
         When every candidate of a generation diverged.
+    MemoryError
+        When memory sufficed for none of them.
     """
     monitor = Monitor() if monitor is None else monitor
     while not _is_over(monitor, checkpoint):
@@ -86,13 +87,17 @@ def run_search(
                 search.keeps_network and not search.population_,
                 replace(search.moves_ or Moves(), elements=p.architecture.averaged) if p.like_the_model else Moves(),
                 checkpoint,
+                str(p.number) in monitor.halved,
             )
             for p in proposals
         ]
         search.pending_, cut_off = [], False
         for evaluation, trouble, clock in _evaluations(tasks, data, validation, monitor, n_jobs):
             monitor.note(str(evaluation.proposal.number), clock)
-            _warn_of_memory(evaluation, proposals[0].training.batch_size)
+            if evaluation.proposal.training.batch_size < proposals[0].training.batch_size:
+                monitor.halved.add(str(evaluation.proposal.number))
+                became = "was dropped" if evaluation.diverged else "was trained"
+                warn_of_memory(proposals[0].training, f"candidate {evaluation.proposal.number} {became}")
             _log(evaluation, trouble, monitor)
             if trouble == _INTERRUPTED:
                 search.pending_.append(evaluation)
@@ -105,6 +110,12 @@ def run_search(
             return
         search.tell(search.pending_)
         if not search.population_:
+            if all(str(p.number) in monitor.halved for p in proposals):
+                raise MemoryError(
+                    f"Memory does not suffice for any candidate, with mini-batches of half of "
+                    f"{proposals[0].training.batch_size} images either. Reduce batch_size, n_jobs or width, or use "
+                    "smaller images."
+                )
             raise DivergenceError(
                 f"Generation {search.generation_ - 1} left no candidate to go on with: the training loss became NaN or "
                 f"infinite. {remedy(proposals[0].training)}"
@@ -134,14 +145,18 @@ def _calls(e: Evaluation, validation: DataPart, checkpoint: Checkpoint | None) -
         rng = np.random.default_rng(e.proposal.seed)
         return relaxation_p_values(e.network, validation, e.proposal.toward, rng)
 
-    calls: dict[int, float] = asked() if checkpoint is None else checkpoint.once(f"calls-{e.proposal.number}", asked)
+    calls: dict[int, float] = (
+        asked()
+        if checkpoint is None
+        else checkpoint.once(f"calls-{e.proposal.number}", identity_of(e.proposal, validation), asked)
+    )
     return calls
 
 
 class _Task(NamedTuple):
     """A proposal, the network that it inherits from, what says when to stop, and whether it is to be evaluated even so.
 
-    And what the images that it is trained on are moved by, and what keeps it.
+    And what the images that it is trained on are moved by, what keeps it, and whether its mini-batches are halved.
     """
 
     proposal: Proposal
@@ -150,6 +165,7 @@ class _Task(NamedTuple):
     always: bool
     moves: Moves
     checkpoint: Checkpoint | None
+    is_halved: bool
 
     @property
     def stage(self) -> CandidateStage:
@@ -176,7 +192,7 @@ def _evaluations(
             with torch_threads(torch.get_num_threads() if alone else 1):
                 found = _known_or_done(task, data, validation, partial(monitor.step, task.stage))
             yield found
-            if found.evaluation.diverged and found.clock.is_over():
+            if found.evaluation.diverged and found.clock.cut is not None:
                 return  # it was cut off, and there is no time for others
         return
     # copy on write: torch wants arrays that may be written to
@@ -197,24 +213,29 @@ def _known_or_done(task: _Task, data: DataPart, validation: DataPart, watch: Cal
     """What is known of a proposal from before the process was killed; or train and evaluate it, and keep that."""
     if task.checkpoint is None:
         return _with_enough_memory(task, data, validation, watch)
-    known = known_candidate(task.checkpoint, task.proposal, task.clock)
+    identity = identity_of(task.proposal, validation)
+    known = known_candidate(task.checkpoint, task.proposal, identity, task.clock)
     if known is not None:
         known[0].network.to(data.images.device)
         return _Done(*known, task.clock)
     found = _with_enough_memory(task, data, validation, watch)
-    cut_off = found.trouble == _INTERRUPTED or (found.evaluation.diverged and not found.trouble)
-    if not cut_off:
-        keep_candidate(task.checkpoint, *found)
+    if found.trouble != _INTERRUPTED:
+        keep_candidate(task.checkpoint, task.proposal, identity, *found)
     return found
 
 
 def _with_enough_memory(task: _Task, data: DataPart, validation: DataPart, watch: Callable[[], object]) -> _Done:
     """Train and evaluate; with mini-batches of half the size where memory does not suffice, or not at all."""
-    try:
-        return _evaluation(task, data, validation, watch)
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
+    name, checkpoint = f"halved-{task.proposal.number}", task.checkpoint
+    if not task.is_halved and (checkpoint is None or checkpoint.read(name) is None):
+        try:
+            return _evaluation(task, data, validation, watch)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        task.clock.begin_again()
+        if checkpoint is not None:
+            checkpoint.write(name, True)
     halves = replace(task.proposal, training=halved(task.proposal.training))
     try:
         return _evaluation(task._replace(proposal=halves), data, validation, watch)
@@ -244,9 +265,9 @@ def _evaluation(task: _Task, data: DataPart, validation: DataPart, watch: Callab
     if for_alphas is not None and proposal.alpha_data == "validation" and proposal.training.alphas != "drawn":
         for_alphas, unseen = _parted(validation, proposal.seed)
     longest = proposal.epochs * (GREATEST_SHARE if proposal.by_curve else 1.0)
-    keeper, batch_size = None, proposal.training.batch_size
+    keeper = None
     if task.checkpoint is not None:
-        keeper = task.checkpoint.keeper(f"training-{proposal.number}", batch_size=batch_size)
+        keeper = task.checkpoint.keeper(f"training-{proposal.number}", identity_of(proposal, validation))
     history = _ShareHistory(network, n_steps(len(data), longest, proposal.training.batch_size))
     if keeper is not None:
         vars(history).update(keeper.part("shares", history.state_dict) or {})
@@ -287,18 +308,6 @@ def _evaluation(task: _Task, data: DataPart, validation: DataPart, watch: Callab
         share_history=shares, units=validation.units, change=change,
     )  # fmt: skip
     return _Done(evaluation, trouble, task.clock)
-
-
-def _warn_of_memory(evaluation: Evaluation, asked: int) -> None:
-    """Say so where a candidate was trained with smaller mini-batches than the others."""
-    own = evaluation.proposal.training.batch_size
-    if own < asked:
-        became = "was dropped" if evaluation.diverged else "was trained"
-        warnings.warn(
-            f"Memory did not suffice for mini-batches of {asked} images: candidate {evaluation.proposal.number} "
-            f"{became} with {own}. Reduce batch_size, n_jobs or width.",
-            stacklevel=2,
-        )
 
 
 def _log(evaluation: Evaluation, trouble: str, monitor: Monitor) -> None:

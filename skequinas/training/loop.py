@@ -119,6 +119,7 @@ def train(
         _go_on(parts, keeper)
     network.train()
     started = time.perf_counter() - now.seconds
+    stopped = False  # by a callback, whose answer is not kept
     # the network ends with its best weights, also when the loop is interrupted
     with relaxed, best, recorded(network, data.images.device, last - now.step, trained) as forward:
         if isinstance(forward, Recorded):
@@ -170,13 +171,13 @@ def train(
                     if constrained:
                         now.waited = 0 if best.update(row["validation_loss"]) else now.waited + 1
                 now.log.append(row | {"seconds": time.perf_counter() - started})
-                asked = on_epoch is not None and bool(on_epoch(now.log[-1]))
+                stopped = on_epoch is not None and bool(on_epoch(now.log[-1]))
                 impatient = patience is not None and now.waited >= patience
-                now.over = asked or stop or impatient or now.step == last
-            if keeper is not None and not stop:
+                now.over = stopped or stop or impatient or now.step >= last
+            if keeper is not None and not stop and not stopped:
                 now.seconds = time.perf_counter() - started
                 keeper.step()
-        if keeper is not None:
+        if keeper is not None and not stopped:
             keeper.end()
     if isinstance(optimizer, Muon):
         optimizer.forget()

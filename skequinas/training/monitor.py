@@ -130,6 +130,10 @@ class Clock:
         """Go on from there."""
         self.asked, self.cut = state["asked"], state["cut"]
 
+    def begin_again(self) -> None:
+        """As if it had not been asked yet."""
+        self.asked = 0
+
 
 class Monitor:
     """Watches one fit. Every mini-batch, candidate, generation and epoch is reported to it, and it says when to stop.
@@ -161,6 +165,9 @@ class Monitor:
         self.record = record
         self.cuts: dict[str, int | None] = {} if record is None else dict(record["cuts"])
         self.clock, self.stage, self.reserved = Clock(None), "", 0.0
+        self.halved: set[str] = set() if record is None else set(record["halved"])  # for want of memory
+        self.was_stopped = False  # by a callback
+        self.plan: dict[str, Any] | None = None  # of a time budget
         self.verbose, self.time_budget, self.callback, self.hooks = int(verbose), time_budget, callback, hooks
         self.started = time.perf_counter()
         self.search = SearchProgress()
@@ -193,7 +200,7 @@ class Monitor:
 
     def stage_state(self) -> dict[str, Any]:
         """What is known of this stage's deadline."""
-        return {**self.clock.state_dict(), "reserved": self.reserved}
+        return {**self.clock.state_dict(), "reserved": self.reserved, "plan": self.plan}
 
     def end_stage(self) -> None:
         """Remember when the time of this stage was up."""
@@ -246,6 +253,7 @@ class Monitor:
     def _stop(self, task: str, progress: FitProgress, network: Any) -> bool:
         asked = self.hooks is not None and self.hooks(task, network)
         answer = self.callback is not None and bool(self.callback(progress))
+        self.was_stopped = self.was_stopped or asked or answer
         return asked or answer
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, replace
 
 import torch
@@ -9,7 +10,7 @@ import torch
 from skequinas.training.invariance import InvarianceSettings
 from skequinas.training.residuals import ResidualSettings
 
-__all__ = ["PRECISIONS", "TrainingSettings", "halved", "remedy"]
+__all__ = ["PRECISIONS", "TrainingSettings", "halved", "remedy", "warn_of_memory"]
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -85,3 +86,12 @@ def remedy(settings: TrainingSettings) -> str:
 def halved(settings: TrainingSettings) -> TrainingSettings:
     """With mini-batches of half the size, for which memory may suffice."""
     return replace(settings, batch_size=max(2, settings.batch_size // 2))
+
+
+def warn_of_memory(asked: TrainingSettings, what: str) -> None:
+    """Say that something is done with mini-batches of half the size."""
+    warnings.warn(
+        f"Memory did not suffice for mini-batches of {asked.batch_size} images: {what} with "
+        f"{halved(asked).batch_size}. Reduce batch_size, n_jobs or width.",
+        stacklevel=3,
+    )

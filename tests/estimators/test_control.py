@@ -31,7 +31,7 @@ from skequinas.evidence import measures
 from skequinas.io import as_images
 from skequinas.nn import Architecture, default_architecture
 from skequinas.search import Proposal, Search
-from skequinas.training import Batch, DataPart, DivergenceError, Monitor
+from skequinas.training import Batch, DataPart, Monitor
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -638,7 +638,7 @@ def test_where_memory_is_short_batches_are_halved_once(monkeypatch: pytest.Monke
     np.testing.assert_array_equal(found.predict_proba(X), expected.predict_proba(X))
     with monkeypatch.context() as patch:
         Scarce(patch, 4, error)
-        with pytest.warns(UserWarning, match="dropped"), pytest.raises(DivergenceError, match="left no candidate"):
+        with pytest.warns(UserWarning, match="dropped"), pytest.raises(MemoryError, match="for any candidate"):
             EquivariantNASClassifier(**settings, batch_size=32).fit(X, y)
         none = settings | {"search": "none"}
         with (

@@ -12,7 +12,8 @@ import torch
 from sklearn.datasets import load_digits, load_sample_image
 from sklearn.model_selection import cross_val_score
 
-from skequinas import EquivariantNASClassifier, score_test, symmetry_evidence
+from skequinas import EquivariantNASClassifier, PointGroup, score_test, symmetry_evidence
+from skequinas.estimators import units
 from skequinas.io import ImageFiles, StoredImages, as_images, is_stored, preprocessing, stored
 from skequinas.training import DataPart
 
@@ -107,6 +108,27 @@ def test_never_many_are_read_at_once(all_are_large: None, monkeypatch: pytest.Mo
     assert 0 < X.most <= 512 < len(X) / 1.5
 
 
+def test_nor_for_a_checkpoint(tmp_path: Path, all_are_large: None) -> None:
+    X, held_out = Rows(COLOURS[:120]), Rows(np.concatenate([COLOURS[120:]] * 4))
+    given = (held_out, np.concatenate([LABELS[120:]] * 4))
+    fit = model(checkpoint=tmp_path).fit(X, LABELS[:120], validation_data=given)
+    assert held_out.most <= 128 < len(held_out) / 2
+    assert fit.predict(X).shape == (120,)
+
+
+def test_large_images_are_compared_a_few_at_a_time(all_are_large: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(units, "_VALUES_AT_ONCE", 5 * COLOURS[0].size)
+    images = StoredImages(Rows(np.concatenate([COLOURS, COLOURS[:, ::-1]])), (8, 8, 3))
+    first, copy_of = units.distinct(images, PointGroup.from_name("D4"))
+    n = len(COLOURS)
+    np.testing.assert_array_equal(copy_of[:n], copy_of[n:])
+    assert len(first) == len(np.unique(copy_of)) <= n
+    monkeypatch.undo()
+    some_of = images.subset(np.arange(n))
+    assert units.n_seen(images, some_of, PointGroup.from_name("D4")) == 2 * n
+    assert units.n_seen(images, some_of, PointGroup.from_name("C1")) < 2 * n
+
+
 @pytest.mark.parametrize(("value", "kind"), [(np.nan, "NaN"), (np.inf, "infinity")])
 def test_what_is_not_finite_is_found(value: float, kind: str, all_are_large: None) -> None:
     values = GREY.astype(np.float32)
@@ -186,6 +208,21 @@ def test_image_files_are_resized(tmp_path: Path) -> None:
     assert abs(np.asarray(X)[0].mean() - photograph.mean()) < 1
     with pytest.raises(ValueError, match=r"part.png' has 200x100 pixels, and the first image 427x640. Pass size="):
         np.asarray(ImageFiles([tmp_path / "china.png", tmp_path / "part.png"]))
+
+
+def test_photographs_are_turned_upright(tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    photograph, exif = image.fromarray(COLOURS[0]), image.Exif()
+    exif[0x0112] = 6  # taken with the camera turned
+    photograph.save(tmp_path / "turned.png", exif=exif)
+    np.testing.assert_array_equal(np.asarray(ImageFiles([tmp_path / "turned.png"]))[0], np.rot90(COLOURS[0], -1))
+
+
+def test_more_than_eight_bits_are_refused(tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    image.fromarray(GREY[0].astype(np.uint16) * 200).save(tmp_path / "deep.png")
+    with pytest.raises(ValueError, match=r"deep.png' cannot be decoded .*more than 8 bits"):
+        ImageFiles([tmp_path / "deep.png"])
 
 
 def test_image_files_that_are_none(tmp_path: Path, files: list[Path]) -> None:

@@ -819,7 +819,7 @@ def test_the_shares_of_a_mixture_are_kept_after_tightening() -> None:
         assert sum(shares.values()) == pytest.approx(1)
 
 
-def test_a_mixture_learns_its_shares_from_the_validation_part() -> None:
+def test_a_mixture_learns_its_shares() -> None:
     search = run(started(SEARCHES["differentiable, a mixture"]))
     first = EquivariantNetwork(search.population_[0].architecture).shares()
     assert search.shares_ is not None
@@ -845,13 +845,15 @@ def test_the_images_of_the_evidence_are_not_those_that_alphas_are_trained_on(
     monkeypatch.setattr(driver, "train", train_nothing)
     monkeypatch.setattr(driver, "gather_evidence", no_evidence)
     validation = images_of(n, 2)
-    run_search(started(DifferentiableSearch()), DATA, validation)
+    run_search(started(DifferentiableSearch(alpha_data="validation")), DATA, validation)
     assert (len(seen["alphas"]), len(seen["evidence"])) == sizes
     if sum(sizes) == n:
         both = torch.cat([seen["alphas"], seen["evidence"]]).flatten(1)
         assert len(torch.unique(both, dim=0)) == n
-    run_search(started(EvolutionarySearch()), DATA, validation)
-    assert len(seen["evidence"]) == n
+    for search in (EvolutionarySearch(), DifferentiableSearch()):
+        run_search(started(search), DATA, validation)
+        assert len(seen["evidence"]) == n
+    assert seen["alphas"] is DATA.images
 
 
 # --- no search ---
