@@ -109,10 +109,10 @@ def test_never_many_are_read_at_once(all_are_large: None, monkeypatch: pytest.Mo
 
 
 def test_nor_for_a_checkpoint(tmp_path: Path, all_are_large: None) -> None:
-    X, held_out = Rows(COLOURS[:120]), Rows(np.concatenate([COLOURS[120:]] * 4))
-    given = (held_out, np.concatenate([LABELS[120:]] * 4))
+    X, held_out = Rows(COLOURS[:120]), Rows(np.concatenate([COLOURS[120:]] * 16))
+    given = (held_out, np.concatenate([LABELS[120:]] * 16))
     fit = model(checkpoint=tmp_path).fit(X, LABELS[:120], validation_data=given)
-    assert held_out.most <= 128 < len(held_out) / 2
+    assert held_out.most <= 512 < len(held_out) / 2
     assert fit.predict(X).shape == (120,)
 
 
