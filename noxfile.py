@@ -50,6 +50,13 @@ def escnn(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def dask(session: nox.Session) -> None:
+    """Test on a Dask cluster of two processes."""
+    session.install("-e", ".[test,distributed]")
+    session.run("pytest", "tests/interop/test_dask.py")
+
+
+@nox.session(default=False)
 def oldest(session: nox.Session) -> None:
     """Test with the oldest scikit-learn that is supported."""
     session.install("-e", ".[test]", "scikit-learn==1.6.*")

@@ -3,8 +3,17 @@
 from importlib.metadata import PackageNotFoundError, version
 
 from skequinas import interop  # bridges register themselves
-from skequinas.displays import OrbitDisplay, SearchDisplay, SymmetryDisplay
-from skequinas.estimators import EquivariantNASClassifier, EquivariantNASRegressor, KeptFit, load, resume, save
+from skequinas.displays import BootstrapDisplay, OrbitDisplay, SearchDisplay, SymmetryDisplay
+from skequinas.estimators import (
+    EquivariantNASClassifier,
+    EquivariantNASRegressor,
+    KeptFit,
+    SymmetryBootstrap,
+    bootstrap_symmetry,
+    load,
+    resume,
+    save,
+)
 from skequinas.evidence import Evidence, LearnedSymmetry, ScoreTest, score_test, symmetry_evidence
 from skequinas.groups import PointGroup, Subgroup
 from skequinas.nn import Architecture, EquivariantNetwork, relax
@@ -30,6 +39,7 @@ except PackageNotFoundError:  # run from a checkout that is not installed
 __all__ = [
     "AdaptiveSearch",
     "Architecture",
+    "BootstrapDisplay",
     "ConstraintRelaxation",
     "DifferentiableSearch",
     "EquivariantNASClassifier",
@@ -50,7 +60,9 @@ __all__ = [
     "ScoreTest",
     "SearchDisplay",
     "Subgroup",
+    "SymmetryBootstrap",
     "SymmetryDisplay",
+    "bootstrap_symmetry",
     "interop",
     "load",
     "relax",

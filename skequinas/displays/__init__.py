@@ -4,8 +4,9 @@ The constructor takes plain data, ``from_estimator`` makes a display of a fitted
 draws it again. All need matplotlib: ``pip install "skequinas[plot]"``.
 """
 
+from skequinas.displays.bootstrap import BootstrapDisplay
 from skequinas.displays.orbit import OrbitDisplay
 from skequinas.displays.search import SearchDisplay
 from skequinas.displays.symmetry import SymmetryDisplay
 
-__all__ = ["OrbitDisplay", "SearchDisplay", "SymmetryDisplay"]
+__all__ = ["BootstrapDisplay", "OrbitDisplay", "SearchDisplay", "SymmetryDisplay"]

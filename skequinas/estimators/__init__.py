@@ -1,6 +1,7 @@
 """The scikit-learn face: two estimators, and the files that keep them."""
 
 from skequinas.estimators.base import BaseEquivariantNAS
+from skequinas.estimators.bootstrap import SymmetryBootstrap, bootstrap_symmetry
 from skequinas.estimators.classifier import EquivariantNASClassifier
 from skequinas.estimators.model_file import load, save
 from skequinas.estimators.regressor import EquivariantNASRegressor
@@ -11,6 +12,8 @@ __all__ = [
     "EquivariantNASClassifier",
     "EquivariantNASRegressor",
     "KeptFit",
+    "SymmetryBootstrap",
+    "bootstrap_symmetry",
     "load",
     "resume",
     "save",
