@@ -170,8 +170,8 @@ def _hash(name: str, value: Any) -> str:
 def _hash_in_parts(X: Any) -> str:
     """That of an array which is not to be read at once."""
     digest = hashlib.blake2b(f"{X.dtype} {tuple(X.shape)}".encode(), digest_size=16)
-    for start in range(0, len(X), 32):
-        digest.update(np.asarray(X[np.arange(start, min(start + 32, len(X)))]).tobytes())
+    for start in range(0, X.shape[0], 32):
+        digest.update(np.asarray(X[np.arange(start, min(start + 32, X.shape[0]))]).tobytes())
     return digest.hexdigest()
 
 

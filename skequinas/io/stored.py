@@ -53,7 +53,7 @@ class StoredImages:
         device: torch.device | None = None,
     ) -> None:
         self.source, self.image_shape = source, image_shape
-        self.rows = np.arange(len(source)) if rows is None else rows
+        self.rows = np.arange(source.shape[0]) if rows is None else rows
         self.device = torch.device("cpu") if device is None else device
         sample = as_images(np.zeros((0, *source.shape[1:]), dtype=source.dtype), image_shape)
         self.dtype, self.shape = sample.dtype, torch.Size((len(self.rows), *sample.shape[1:]))
