@@ -6,13 +6,14 @@ import hashlib
 import json
 import re
 import warnings
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Iterable
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import joblib
 import numpy as np
+from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from torch import Tensor
@@ -22,6 +23,7 @@ from skequinas.io.checkpoints import Checkpoint, read_part
 from skequinas.io.files import FileError
 from skequinas.io.images import as_array
 from skequinas.io.stored import StoredImages, is_stored
+from skequinas.runtime.versions import installed_version
 
 __all__ = ["KEPT_FIT", "begin", "first_seed"]
 
@@ -89,7 +91,13 @@ def begin(
     own = {name: value for name, value in parameters.items() if name not in _FREE}
     words = {name: repr(given_parameters[name]) for name in own}
     data = {"X": _hash_of_images(images)} | {name: _hash(name, value) for name, value in given.items()}
-    fingerprint = {"estimator": type(model).__name__, "skequinas": _version(), "seed": seed, "data": data, "own": own}
+    fingerprint = {
+        "estimator": type(model).__name__,
+        "skequinas": installed_version("skequinas"),
+        "seed": seed,
+        "data": data,
+        "own": own,
+    }
     checkpoint = Checkpoint(place, hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest())
     for path in place.glob(".*"):
         if re.fullmatch(r"\.[0-9a-f]{16}", path.name):  # what was being written when the process was killed
@@ -153,30 +161,25 @@ def _text(name: str, value: Any) -> str:
 
 def _hash_of_images(images: Tensor | StoredImages) -> str:
     """The same wherever the images are."""
-    digest = hashlib.blake2b(f"{images.dtype} {tuple(images.shape)}".encode(), digest_size=16)
-    for part in images.split(32):
-        digest.update(part.numpy(force=True).tobytes())
-    return digest.hexdigest()
+    return _hash_in_parts(images, (part.numpy(force=True) for part in images.split(32)))
 
 
 def _hash(name: str, value: Any) -> str:
     """What tells data from others."""
     parts = value if name == "validation_data" and isinstance(value, tuple | list) else [value]
     return " ".join(
-        _hash_in_parts(p) if is_stored(p) else str(joblib.hash(np.asarray(as_array(p, name)))) for p in parts
+        _hash_of_rows(p) if is_stored(p) else str(joblib.hash(np.asarray(as_array(p, name)))) for p in parts
     )
 
 
-def _hash_in_parts(X: Any) -> str:
+def _hash_of_rows(X: Any) -> str:
     """That of an array which is not to be read at once."""
+    starts = range(0, X.shape[0], 32)
+    return _hash_in_parts(X, (np.asarray(X[np.arange(s, min(s + 32, X.shape[0]))]) for s in starts))
+
+
+def _hash_in_parts(X: Any, parts: Iterable[NDArray[Any]]) -> str:
     digest = hashlib.blake2b(f"{X.dtype} {tuple(X.shape)}".encode(), digest_size=16)
-    for start in range(0, X.shape[0], 32):
-        digest.update(np.asarray(X[np.arange(start, min(start + 32, X.shape[0]))]).tobytes())
+    for part in parts:
+        digest.update(part.tobytes())
     return digest.hexdigest()
-
-
-def _version() -> str:
-    try:
-        return version("skequinas")
-    except PackageNotFoundError:  # run from a checkout that is not installed
-        return "0.0.0"

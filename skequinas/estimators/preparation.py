@@ -15,11 +15,11 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils.validation import _check_sample_weight, check_consistent_length, validate_data
 from torch import Tensor
 
-from skequinas.estimators.units import checked_groups, n_seen, some, units_of
+from skequinas.estimators.units import checked_groups, n_seen, units_of
 from skequinas.groups import PointGroup, group_on_images, parse_group
 from skequinas.io.images import as_array, as_images, as_rows, infer_image_shape
 from skequinas.io.preprocessing import Preprocessing
-from skequinas.io.stored import StoredImages, is_stored, taken_from
+from skequinas.io.stored import StoredImages, is_stored, some, taken_from
 from skequinas.training import DataPart, Objective, Split
 from skequinas.training.units import numbered
 

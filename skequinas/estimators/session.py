@@ -243,7 +243,7 @@ class Session(Planned):
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-            self.monitor.clock.asked = asked
+            self.monitor.clock.begin_again(asked)
             if self.checkpoint is not None:
                 self.checkpoint.write("halved", True)
         self.monitor.halved.add("final")

@@ -18,11 +18,11 @@ from torch.nn import functional as F
 
 from skequinas.groups import PointGroup, pixel_elements
 from skequinas.io.images import as_array
-from skequinas.io.stored import StoredImages
+from skequinas.io.stored import StoredImages, some
 from skequinas.nn.transforms import transform_images
 from skequinas.training.units import joined, numbered
 
-__all__ = ["checked_groups", "n_seen", "some", "units_of"]
+__all__ = ["checked_groups", "n_seen", "units_of"]
 
 logger = logging.getLogger("skequinas")
 
@@ -134,13 +134,6 @@ def n_seen(images: Tensor | StoredImages, known: Tensor | StoredImages, group: P
 def _at_once(images: Tensor | StoredImages) -> int:
     """How many images are read at a time."""
     return max(1, min(_AT_ONCE, _VALUES_AT_ONCE // max(1, math.prod(images.shape[1:]))))
-
-
-def some(images: Tensor | StoredImages, rows: NDArray[np.int64]) -> Tensor | StoredImages:
-    """Some of the images."""
-    if isinstance(images, StoredImages):
-        return images.subset(rows)
-    return images[torch.from_numpy(rows).to(images.device)]
 
 
 def contents(images: Tensor | StoredImages, dtype: torch.dtype | None = None) -> NDArray[np.uint64]:

@@ -172,7 +172,3 @@ class Keeper:
         self._checkpoint.write(self._name, {name: state() for name, state in self._parts.items()})
         now = time.perf_counter()
         self._next = now + max(_INTERVAL, (now - started) / _SHARE)
-
-    def remove(self) -> None:
-        """What was kept is of no use any more."""
-        self._checkpoint.remove(self._name)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from skequinas.io.images import as_images
 
-__all__ = ["ImageFiles", "StoredImages", "is_stored", "taken_from"]
+__all__ = ["ImageFiles", "StoredImages", "is_stored", "some", "taken_from"]
 
 _LARGE = 2**28
 """Bytes from which on images are not copied into memory."""
@@ -103,6 +103,13 @@ class StoredImages:
 def taken_from(X: NDArray[Any] | StoredImages, image_shape: tuple[int, ...]) -> Tensor | StoredImages:
     """Finite rows as images, see `as_images`; what is stored stays where it is."""
     return X if isinstance(X, StoredImages) else as_images(X, image_shape)
+
+
+def some(images: Tensor | StoredImages, rows: NDArray[np.int64]) -> Tensor | StoredImages:
+    """Some of the images; what is stored stays where it is."""
+    if isinstance(images, StoredImages):
+        return images.subset(rows)
+    return images[torch.from_numpy(rows).to(images.device)]
 
 
 class ImageFiles:

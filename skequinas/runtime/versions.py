@@ -27,7 +27,7 @@ def show_versions() -> None:
     """
     lines = ["System", f"  python: {sys.version.splitlines()[0]}", f"  executable: {sys.executable}"]
     lines += [f"  machine: {platform.platform()}", "", "Packages"]
-    lines += [f"  {name}: {_version(name)}" for name in ("skequinas", *_required(), *_EXTRAS)]
+    lines += [f"  {name}: {installed_version(name)}" for name in ("skequinas", *_required(), *_EXTRAS)]
     cuda = (
         f"{torch.version.cuda}, {torch.cuda.device_count()} devices" if torch.cuda.is_available() else "not available"
     )
@@ -47,7 +47,7 @@ def _required() -> list[str]:
     return [r.split(">")[0].split("<")[0].split("=")[0].strip() for r in needed]
 
 
-def _version(name: str) -> str:
+def installed_version(name: str) -> str:
     try:
         return version(name)
     except PackageNotFoundError:

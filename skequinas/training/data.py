@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from skequinas.io.stored import StoredImages
+from skequinas.io.stored import StoredImages, some
 from skequinas.training.objective import Objective
 from skequinas.training.units import numbered, parts, sums
 
@@ -70,8 +70,7 @@ class DataPart:
         index = torch.from_numpy(rows).to(self.images.device)
         weights = None if self.weights is None else self.weights[index]
         units = None if self.units is None else numbered(self.units[rows])
-        images = self.images.subset(rows) if isinstance(self.images, StoredImages) else self.images[index]
-        return DataPart(images, self.targets[index], self.preprocess, self.objective, weights, units)
+        return DataPart(some(self.images, rows), self.targets[index], self.preprocess, self.objective, weights, units)
 
     def sample(self, n_units: int, seed: int) -> DataPart:
         """So many of the units, drawn at random; all where there are not more."""

@@ -130,9 +130,9 @@ class Clock:
         """Go on from there."""
         self.asked, self.cut = state["asked"], state["cut"]
 
-    def begin_again(self) -> None:
-        """As if it had not been asked yet."""
-        self.asked = 0
+    def begin_again(self, asked: int = 0) -> None:
+        """As if it had been asked so often, and not more."""
+        self.asked = asked
 
 
 class Monitor:
