@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 import warnings
@@ -76,7 +77,8 @@ class Recorded:
         try:
             for p in fixed:
                 p.requires_grad_(False)
-            with torch.autocast("cuda", dtype, enabled=enabled, cache_enabled=False), warnings.catch_warnings():
+            uncached = torch.autocast("cuda", dtype, enabled=enabled, cache_enabled=False)
+            with uncached, warnings.catch_warnings(), _nothing_collected():
                 # the thread of the backward pass begins with a product of matrices, for which torch finds a context
                 warnings.filterwarnings("ignore", "Attempting to run cuBLAS", UserWarning)
                 torch.cuda.make_graphed_callables(recording, (x,))  # its method is replaced
@@ -129,13 +131,25 @@ class RecordedUpdate:
         own = [x.clone() for x in given]
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph):
+            with _nothing_collected(), torch.cuda.graph(graph):
                 self._update(*own)
         except RuntimeError as error:
             _logger.debug("an update cannot be recorded: %s", error)
             _go_back(stream)
         else:
             self._graph, self._given = graph, own
+
+
+@contextmanager
+def _nothing_collected() -> Iterator[None]:
+    """No search for what only knows itself: an older recording that is freed meanwhile breaks this one off."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _go_back(stream: torch.cuda.Stream) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -163,6 +164,22 @@ def test_an_update_that_cannot_be_recorded_is_done_as_it_is(monkeypatch: pytest.
     assert back == ["stream"]
     assert update._graph is None
     assert done == [0.0, 1.0, 2.0, 2.0, 3.0, 4.0]  # a GPU does nothing while it records; here 2 is done twice
+
+
+def test_no_older_recording_is_freed_while_another_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", _Played)
+    monkeypatch.setattr(torch.cuda, "graph", lambda graph: nullcontext())
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", as_if_recorded)
+    collecting: list[bool] = []
+    update = RecordedUpdate(lambda _: collecting.append(gc.isenabled()))
+    for _ in range(3):
+        update(torch.zeros(()))
+    own = network()
+    own.register_forward_pre_hook(lambda *_: collecting.append(gc.isenabled()))
+    Recorded(own)(torch.zeros(4, 3))
+    assert collecting == [True, True, False, *[False] * 3, True]
+    assert gc.isenabled()
 
 
 def test_in_other_threads_nothing_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
