@@ -17,6 +17,7 @@ from skequinas.estimators import (
 from skequinas.evidence import Evidence, LearnedSymmetry, ScoreTest, score_test, symmetry_evidence
 from skequinas.groups import PointGroup, Subgroup
 from skequinas.nn import Architecture, EquivariantNetwork, relax
+from skequinas.runtime.parallel import data_parallel
 from skequinas.runtime.versions import show_versions
 from skequinas.search import (
     AdaptiveSearch,
@@ -63,6 +64,7 @@ __all__ = [
     "SymmetryBootstrap",
     "SymmetryDisplay",
     "bootstrap_symmetry",
+    "data_parallel",
     "interop",
     "load",
     "relax",

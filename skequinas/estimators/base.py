@@ -27,6 +27,7 @@ from skequinas.estimators.predicting import alone_or_not, versions
 from skequinas.estimators.preparation import prepare, read_more
 from skequinas.estimators.session import Session
 from skequinas.estimators.start import check_averaging, initial_architecture, training_settings
+from skequinas.estimators.together import check_alike, check_can_be_shared
 from skequinas.estimators.units import checked_groups, units_of
 from skequinas.evidence.measures import Measures, layer_distances, measure
 from skequinas.evidence.report import LearnedSymmetry
@@ -117,6 +118,7 @@ class BaseEquivariantNAS(ExportMixin, CallbackSupportMixin, BaseEstimator, Param
 
     def _fit(self, X: Any, y: Any, monitor: Monitor, metadata: dict[str, Any]) -> None:
         search = resolve_search(self.search)
+        check_can_be_shared(self)
         earlier = copy.copy(self) if self.warm_start and hasattr(self, "module_") else None
         self.__dict__.pop("module_", None)
         self._seed = first_seed(self.random_state, self.checkpoint, None if earlier is None else earlier._seed)
@@ -131,6 +133,7 @@ class BaseEquivariantNAS(ExportMixin, CallbackSupportMixin, BaseEstimator, Param
             earlier=earlier,
         )
         given, checkpoint = {"y": y, **metadata}, None
+        check_alike(self, self._seed, prepared.split.whole.images, given)
         if self.checkpoint is not None:
             checkpoint = begin(self.checkpoint, self, self._seed, prepared.split.whole.images, given)
             monitor.started -= checkpoint.spent()

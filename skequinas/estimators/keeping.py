@@ -23,9 +23,10 @@ from skequinas.io.checkpoints import Checkpoint, read_part
 from skequinas.io.files import FileError
 from skequinas.io.images import as_array
 from skequinas.io.stored import StoredImages, is_stored
+from skequinas.runtime.parallel import in_all
 from skequinas.runtime.versions import installed_version
 
-__all__ = ["KEPT_FIT", "begin", "first_seed"]
+__all__ = ["KEPT_FIT", "begin", "differences", "fingerprint_of", "first_seed"]
 
 KEPT_FIT = "fit"
 """The part that tells what fit it is."""
@@ -59,7 +60,7 @@ def first_seed(
         return int(known["seed"])
     # without a seed, fresh entropy: numpy's global state is left alone
     rng = np.random.RandomState() if random_state is None else check_random_state(random_state)
-    return int(rng.randint(np.iinfo(np.int32).max))
+    return int(in_all(rng.randint(np.iinfo(np.int32).max))[0])
 
 
 def begin(
@@ -86,31 +87,37 @@ def begin(
     place = Path(folder)
     if place.exists() and not place.is_dir():
         raise ValueError(f"checkpoint={str(folder)!r} is a file; give a folder, which is made where there is none.")
-    given_parameters = model.get_params(deep=False)
-    parameters = {name: _text(name, value) for name, value in given_parameters.items()}
-    own = {name: value for name, value in parameters.items() if name not in _FREE}
-    words = {name: repr(given_parameters[name]) for name in own}
-    data = {"X": _hash_of_images(images)} | {name: _hash(name, value) for name, value in given.items()}
-    fingerprint = {
-        "estimator": type(model).__name__,
-        "skequinas": installed_version("skequinas"),
-        "seed": seed,
-        "data": data,
-        "own": own,
-    }
+    fingerprint, words = fingerprint_of(model, seed, images, given)
     checkpoint = Checkpoint(place, hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest())
     for path in place.glob(".*"):
         if re.fullmatch(r"\.[0-9a-f]{16}", path.name):  # what was being written when the process was killed
             path.unlink(missing_ok=True)
     known = _known(place)
     if known is None:
+        parameters = {name: _text(name, value) for name, value in model.get_params(deep=False).items()}
         checkpoint.write(KEPT_FIT, fingerprint | {"parameters": parameters, "words": words})
     elif known["fit"] != checkpoint.fit:
         raise ValueError(
-            f"checkpoint={str(folder)!r} holds another fit: {_differences(fingerprint, words, known)}. Repeat that "
+            f"checkpoint={str(folder)!r} holds another fit: {differences(fingerprint, words, known)}. Repeat that "
             "one's call, or give this one a folder of its own."
         )
     return checkpoint
+
+
+def fingerprint_of(
+    model: BaseEstimator, seed: int, images: Tensor | StoredImages, given: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """What tells a fit from others, and its parameters in words. The arguments are those of `begin`."""
+    parameters = {name: value for name, value in model.get_params(deep=False).items() if name not in _FREE}
+    data = {"X": _hash_of_images(images)} | {name: _hash(name, value) for name, value in given.items()}
+    fingerprint = {
+        "estimator": type(model).__name__,
+        "skequinas": installed_version("skequinas"),
+        "seed": seed,
+        "data": data,
+        "own": {name: _text(name, value) for name, value in parameters.items()},
+    }
+    return fingerprint, {name: repr(value) for name, value in parameters.items()}
 
 
 def _known(folder: Path) -> dict[str, Any] | None:
@@ -125,17 +132,19 @@ def _known(folder: Path) -> dict[str, Any] | None:
     return {**known, "fit": fit}
 
 
-def _differences(mine: dict[str, Any], words_of_mine: dict[str, str], known: dict[str, Any]) -> str:
-    """What of two fits is not the same, in words."""
+def differences(
+    mine: dict[str, Any], words_of_mine: dict[str, str], known: dict[str, Any], where: str = "there"
+) -> str:
+    """What of two fits is not the same, in words: fingerprints, of which the other has its words, and where that is."""
     words = [
         f"{name} differs" for name in sorted({*mine["data"], *known["data"]}) if _differ(mine, known, "data", name)
     ]
     for name in sorted({*mine["own"], *known["own"]}):
         if _differ(mine, known, "own", name):
-            words.append(f"{name} is {words_of_mine.get(name)}, there {known['words'].get(name)}")
+            words.append(f"{name} is {words_of_mine.get(name)}, {where} {known['words'].get(name)}")
     for name in ("estimator", "skequinas"):
         if mine[name] != known[name]:
-            words.append(f"{name} is {mine[name]}, there {known[name]}")
+            words.append(f"{name} is {mine[name]}, {where} {known[name]}")
     if mine["seed"] != known["seed"]:
         words.append("random_state differs")
     return "; ".join(words)

@@ -20,7 +20,7 @@ from skequinas.groups import PointGroup, Subgroup
 from skequinas.nn.architecture import Architecture
 from skequinas.nn.filters import kernel_space
 from skequinas.nn.layers import EquivariantConv2d, GroupConv2d, MixedGroupConv2d
-from skequinas.nn.norm import OrbitBatchNorm2d
+from skequinas.nn.norm import OrbitBatchNorm2d, normalised
 from skequinas.nn.pooling import (
     AveragedOverMoves,
     CircularMask,
@@ -110,7 +110,7 @@ class _Head(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.linear(self.statistics(x), self.conv.kernel().flatten(1), self.conv.offset())
-        return y if self.norm is None or self.dense is None else self.dense(self.norm(y).relu_())
+        return y if self.norm is None or self.dense is None else self.dense(normalised(self.norm, y).relu_())
 
     @torch.no_grad()
     def inherit(self, parent: _Head) -> None:

@@ -14,8 +14,9 @@ from skequinas.nn.kernels.lifting import lift, lift_at_rest, takes
 from skequinas.nn.kernels.normalization import normalize, rectify
 from skequinas.nn.pooling import add_fields
 from skequinas.runtime.compiled import can_be_told, compiled
+from skequinas.runtime.parallel import is_apart, summed
 
-__all__ = ["OrbitBatchNorm2d"]
+__all__ = ["OrbitBatchNorm2d", "normalised"]
 
 
 class OrbitBatchNorm2d(nn.BatchNorm2d):
@@ -41,6 +42,9 @@ class OrbitBatchNorm2d(nn.BatchNorm2d):
         """Normalise ``(batch, fields * |G|, height, width)``, to whose channels an offset may be added before."""
         if not self.training:
             return _affine(x, *self._affine(offset))
+        if is_apart():
+            x = x if offset is None else x + offset.reshape(-1, 1, 1)
+            return normalised(self, x.unflatten(1, (-1, self.group.order)), (0, 2, 3, 4)).flatten(1, 2)
         y: Tensor
         y, mean, var = _OrbitBatchNorm.apply(x, offset, self.weight, self.bias, self.group.order, self.eps)
         self._keep(mean, var, x.numel() // x.shape[1])
@@ -80,6 +84,8 @@ class OrbitBatchNorm2d(nn.BatchNorm2d):
 
     def _can_be_told(self, *tensors: Tensor, offset: Tensor | None) -> bool:
         """Whether compiled kernels can be told of some tensors, the parameters, and an offset."""
+        if is_apart():
+            return False
         offsets = [] if offset is None else [offset]
         fits = offset is None or offset.shape == (self.num_features * self.group.order,)
         return fits and can_be_told(*tensors, self.weight, self.bias, *offsets)
@@ -111,6 +117,35 @@ class OrbitBatchNorm2d(nn.BatchNorm2d):
         n = n_positions * self.group.order
         self.running_mean.lerp_(mean, self.momentum)
         self.running_var.lerp_(var * (n / (n - 1)), self.momentum)
+
+
+def normalised(norm: nn.modules.batchnorm._BatchNorm, x: Tensor, over: tuple[int, ...] = (0,)) -> Tensor:
+    """Batch norm of the second dimension, with the statistics of all parts of a mini-batch in training.
+
+    Parameters
+    ----------
+    norm : BatchNorm
+    x : Tensor
+    over : tuple of int
+        The dimensions that a statistic is over.
+    """
+    if not (norm.training and is_apart()):
+        y: Tensor = norm(x)
+        return y
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    assert norm.momentum is not None
+    shape = [1, -1] + [1] * (x.dim() - 2)
+    values = x.to(norm.weight.dtype)
+    total = summed(torch.cat([values.sum(over), values.new_full((1,), x.numel() / x.shape[1])]))
+    mean, n = total[:-1] / total[-1], total[-1].detach()
+    centred = values - mean.view(shape)
+    var = summed(centred.square().sum(over)) / n
+    with torch.no_grad():
+        norm.running_mean.lerp_(mean, norm.momentum)
+        norm.running_var.lerp_(var * (n / (n - 1)), norm.momentum)
+    slope = norm.weight * (var + norm.eps).rsqrt()
+    return (centred * slope.view(shape) + norm.bias.view(shape)).to(x.dtype)
 
 
 def _each(order: int, *values: Tensor) -> tuple[Tensor, ...]:

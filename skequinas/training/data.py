@@ -25,6 +25,10 @@ class Batch(NamedTuple):
     targets: Tensor
     weights: Tensor | None = None
 
+    def rows(self, rows: slice) -> Batch:
+        """Some of it."""
+        return Batch(*(None if own is None else own[rows] for own in self))  # type: ignore[arg-type]
+
     def loss(self, network: Callable[[Tensor], Tensor], objective: Objective, label_smoothing: float = 0.0) -> Tensor:
         """The mean loss, weighted by the samples' weights, whose mean over all data is 1; without the penalty."""
         return self.loss_of(network(self.inputs), objective, label_smoothing)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from skequinas.io.checkpoints import Keeper
+from skequinas.runtime.parallel import apart, processes
 from skequinas.training.alphas import AlphaStep, autocast, forget, penalised
 from skequinas.training.augmentation import Mover
 from skequinas.training.data import DataPart, EndlessBatches, batches_per_epoch, mean_with_error, n_steps
@@ -101,6 +102,7 @@ def train(
     ascent = _ascent(network, settings.residuals, last)
     prior = settings.residuals if any(layer.gammas is None for layer in residual_layers(network)) else None
     invariance = None if settings.invariance is None else InvariancePenalty(settings.invariance, network, seed)
+    together = processes() if invariance is None else None
     trained = weights if ascent is None else [*weights, *ascent.gammas]
     batches = EndlessBatches(data, settings.batch_size, seed)
     alpha_step = None
@@ -135,7 +137,11 @@ def train(
             batch = next(batches)
             if augmentation is not None:
                 batch = batch._replace(inputs=augmentation(batch.inputs))
-            with autocast(data, settings):
+            n_rows = len(batch.inputs)
+            shared = together if together is not None and n_rows >= together.n else None
+            if shared is not None:
+                batch = batch.rows(shared.own(n_rows))
+            with autocast(data, settings), apart(shared):
                 if invariance is None:
                     mean = batch.loss(forward, data.objective, settings.label_smoothing)
                 else:
@@ -143,13 +149,17 @@ def train(
                 loss = penalised(mean, network, data.objective)
                 if prior is not None:
                     loss = loss + residual_prior(network, prior)
+                if shared is not None:  # they sum to the mean, and once to what does not depend on data
+                    loss = shared.share(n_rows) * mean + (loss - mean) / shared.n
             forget(trained)
             loss.backward(inputs=trained)
+            if shared is not None:
+                shared.add([p.grad for p in trained])
             optimizer.step()
             if ascent is not None:
                 ascent.step()
             schedule.step()
-            now.epoch_loss += loss.detach()
+            now.epoch_loss += loss.detach() if shared is None else shared.total(loss)
             del mean, loss  # while their graph lives nothing else can be recorded: it is of another stream
             now.in_epoch += 1
             if alpha_step is not None and now.step % settings.alpha_interval == 0:

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from skequinas.runtime.parallel import processes
+
 __all__ = ["Recorded", "RecordedUpdate", "recorded"]
 
 _logger = logging.getLogger(__name__)
@@ -181,7 +183,7 @@ def recorded(
     network: nn.Module, device: torch.device, n_steps: int, parameters: Sequence[nn.Parameter] | None = None
 ) -> Iterator[Callable[[Tensor], Tensor]]:
     """The network to train with while the context lasts: recorded where that pays, else itself."""
-    if device.type != "cuda" or n_steps < _FEWEST_STEPS or not _records(device):
+    if device.type != "cuda" or n_steps < _FEWEST_STEPS or processes() is not None or not _records(device):
         yield network
         return
     # gradients are made in the stream of the recording, and autograd says so
