@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -112,9 +113,11 @@ def _unpickled(
     objective: Objective,
     units: NDArray[np.int64] | None,
 ) -> DataPart:
-    sample_weights = None if weights is None else torch.from_numpy(weights)
-    own = images if isinstance(images, StoredImages) else torch.from_numpy(images)
-    return DataPart(own, torch.from_numpy(targets), preprocess, objective, sample_weights, units)
+    with warnings.catch_warnings():  # they are shared with other processes, and nobody writes to them
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
+        sample_weights = None if weights is None else torch.from_numpy(weights)
+        own = images if isinstance(images, StoredImages) else torch.from_numpy(images)
+        return DataPart(own, torch.from_numpy(targets), preprocess, objective, sample_weights, units)
 
 
 def mean_with_error(

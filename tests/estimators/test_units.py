@@ -21,12 +21,13 @@ from skequinas import (
     symmetry_evidence,
 )
 from skequinas.datasets import make_planted_symmetry
-from skequinas.estimators import preparation
-from skequinas.estimators.units import distinct, near_copies, units_of
+from skequinas.estimators import near, preparation
+from skequinas.estimators.near import levels, near_copies
+from skequinas.estimators.units import distinct, units_of
 from skequinas.evidence import orbit_test
 from skequinas.groups import PointGroup
 from skequinas.training import DataPart, Split
-from skequinas.training.units import members, numbered, parts, sums
+from skequinas.training.units import joined, members, numbered, parts, sums
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -74,19 +75,26 @@ def test_copies_and_groups_that_share_an_image_are_one_unit() -> None:
     assert units_of(images[:3], None, D4) is None
 
 
+def all_pairs(images: torch.Tensor, least: float = 0.97) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    known = near._Sketches(images, D4, torch.arange(len(images)), (images.shape[2], images.shape[3]))
+    return known.pairs(least, (2 - 2 * least) ** 0.5)
+
+
 def test_noisy_copies_are_found_and_other_images_are_not() -> None:
     images, rng = noise(100), np.random.default_rng(1)
     copies = np.concatenate([images, np.rot90(images, 1, (1, 2)) + 0.05 * rng.normal(size=images.shape)])
-    a, b, _ = near_copies(torch.from_numpy(copies)[:, None], D4)
-    assert {tuple(sorted(pair)) for pair in zip(a.tolist(), b.tolist(), strict=True)} == {
+    found = near_copies(torch.from_numpy(copies)[:, None], D4)
+    assert found is not None
+    assert {tuple(sorted(pair)) for pair in zip(found.first.tolist(), found.second.tolist(), strict=True)} == {
         (i, i + 100) for i in range(100)
     }
-    assert not len(near_copies(torch.from_numpy(images)[:, None], D4)[0])
+    assert found.n_images == 200
+    assert not len(all_pairs(torch.from_numpy(images)[:, None])[0])
 
 
 def test_no_digit_is_taken_for_a_copy_of_another_beyond_chance() -> None:
     images = torch.from_numpy(IMAGES)[:, None]
-    a, _, correlations = near_copies(images, D4)
+    a, _, correlations = all_pairs(images)
     assert len(np.unique(a[correlations > 0.99])) <= 0.01 * len(images)
     assert len(np.unique(a)) <= 0.1 * len(images)
     assert units_of(images, None, D4) is None
@@ -100,6 +108,64 @@ def test_shots_of_one_object_are_kept_together(share: float) -> None:
     with pytest.warns(UserWarning, match="240 of 240 images are nearly equal to others"):
         units = units_of(torch.from_numpy(images)[:, None], None, D4)
     np.testing.assert_array_equal(units, np.arange(60).repeat(4))
+
+
+def test_of_many_pairs_those_are_kept_that_join_what_all_of_them_join(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = torch.from_numpy(IMAGES)[:, None]  # digits: chains of some that are a little alike
+    first, second, correlations = all_pairs(images, 0.85)
+    assert len(first) > 3 * len(images)
+    monkeypatch.setattr(near, "_MOST_PAIRS", 300)
+    few = all_pairs(images, 0.85)
+    assert len(few[0]) < len(images) + 300 + 128 * 128
+    for level in (0.85, 0.9, 0.95, 0.98):
+        wanted, found = correlations > level, few[2] > level
+        expected = joined(len(images), [(first[wanted], second[wanted])])
+        np.testing.assert_array_equal(joined(len(images), [(few[0][found], few[1][found])]), expected)
+        np.testing.assert_array_equal(
+            np.union1d(first[wanted], second[wanted]), np.union1d(few[0][found], few[1][found])
+        )
+
+
+def test_among_more_images_copies_have_to_be_more_alike() -> None:
+    """Of Fashion-MNIST 0.1 % have a partner by 0.99 among 1,500 images, and 3 % among 20,000."""
+    assert levels(200) == levels(1500) == {0.97: 0.5, 0.99: 0.01}
+    assert list(levels(24_000)) == [pytest.approx(0.985), pytest.approx(0.995)]
+
+
+@pytest.mark.parametrize(("copies", "sampled"), [(0.0, True), (0.001, True), (0.05, False)])
+def test_some_are_compared_first(copies: float, sampled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only where they have so many partners that there may be more of them than chance makes all are compared."""
+    images = noise(2000)
+    n = int(copies * len(images))
+    images[len(images) - n :] = images[:n] + 0.03 * np.random.default_rng(1).normal(size=images[:n].shape)
+    monkeypatch.setattr(near, "_SAMPLED", 100)
+    compared: list[int] = []
+    own = near._Sketches.pairs
+    monkeypatch.setattr(near._Sketches, "pairs", lambda self, *a: compared.append(1) or own(self, *a))
+    found = near_copies(torch.from_numpy(images)[:, None], D4)
+    assert (compared == []) == sampled
+    assert (found is None) == sampled
+    assert found is None or found.n_images == 2 * n
+
+
+def test_sampled_shares_are_those_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = torch.from_numpy(IMAGES)[:, None]
+    known = near._Sketches(images, D4, torch.arange(len(images)), (8, 8))
+    first, second, correlations = known.pairs(0.9, 0.2**0.5)
+    monkeypatch.setattr(near, "_SAMPLE", 128 * (len(images) // 128))
+    for level, share in known.sampled_shares([0.9, 0.95], 0.2**0.5).items():
+        exact = len(np.union1d(first[correlations > level], second[correlations > level])) / len(images)
+        assert share == pytest.approx(exact, abs=0.02)
+
+
+def test_a_chain_of_many_is_no_object(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(near, "_FEW", 100)
+    monkeypatch.setattr(near, "levels", lambda n: {0.97: 0.5, 0.99: 0.01})
+    angles = np.linspace(0, np.pi / 2, 400)[:, None, None]
+    one, other = noise(2)
+    images = torch.from_numpy(np.cos(angles) * one + np.sin(angles) * other)[:, None]
+    with pytest.warns(UserWarning, match="400 of 400 images .* 400 of them in one chain"):
+        assert units_of(images, None, D4) is None
 
 
 # --- splits ---

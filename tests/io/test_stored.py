@@ -13,7 +13,7 @@ from sklearn.datasets import load_digits, load_sample_image
 from sklearn.model_selection import cross_val_score
 
 from skequinas import EquivariantNASClassifier, PointGroup, score_test, symmetry_evidence
-from skequinas.estimators import units
+from skequinas.estimators import near, units
 from skequinas.io import ImageFiles, StoredImages, as_images, is_stored, preprocessing, stored
 from skequinas.training import DataPart
 
@@ -114,7 +114,7 @@ def test_nor_for_a_checkpoint(tmp_path: Path, all_are_large: None) -> None:
 
 
 def test_large_images_are_compared_a_few_at_a_time(all_are_large: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(units, "_VALUES_AT_ONCE", 5 * COLOURS[0].size)
+    monkeypatch.setattr(near, "_VALUES_AT_ONCE", 5 * COLOURS[0].size)
     images = StoredImages(Rows(np.concatenate([COLOURS, COLOURS[:, ::-1]])), (8, 8, 3))
     first, copy_of = units.distinct(images, PointGroup.from_name("D4"))
     n = len(COLOURS)
