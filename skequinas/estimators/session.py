@@ -53,6 +53,7 @@ class Session(Planned):
         self.history: list[dict[str, float]] = []
         self._parent: EquivariantNetwork | None = None
         self._earlier_network: EquivariantNetwork | None = None
+        self._n_known = 0  # candidates of the earlier search
         self._step_seconds = self._report_seconds = 0.0
         self.n_measured = MEASURED_IMAGES
         self.validation = split.validation
@@ -123,6 +124,7 @@ class Session(Planned):
             if self.validation is not None:
                 mine.evaluate_again(self.validation)
         self._earlier_network, self._parent = network, copy.deepcopy(network).to(device)
+        self._n_known = len(mine.records_)
         self._validation_is_unseen = False
 
     def search_symmetry(self, n_jobs: int | None = None) -> None:
@@ -170,6 +172,11 @@ class Session(Planned):
                 self._warn(
                     "The search ended before the network whose head it tightened was trained: the model is its first "
                     "network, made symmetric as it was. Give it more time, or set final='retrain'."
+                )
+            if len(self.search.records_) == self._n_known:
+                self._warn(
+                    "warm_start=True trained nothing: this search keeps the network that it trained, and has nothing "
+                    "left to try. Fit a clone, or without warm_start, for a longer training."
                 )
             return
         symmetry = architecture.symmetry
