@@ -137,7 +137,12 @@ class _Sketches:
         self._known: Tensor | None = None
         every = torch.arange(len(among))
         if isinstance(images, StoredImages):  # which are read once
-            self._known = torch.cat([self._shrunk(rows) for rows in every.split(at_once(images))])
+            sketches = torch.empty(
+                len(among), size[0] * size[1], dtype=torch.float32
+            )  # not in pieces, between which freed memory would lie
+            for rows in every.split(at_once(images)):
+                sketches[rows] = self._shrunk(rows)
+            self._known = sketches
         n_pixels, chunks = size[0] * size[1], every.split(_AT_ONCE)
         average = torch.stack([self._move(torch.eye(n_pixels), g) for g in self.elements]).mean(0)  # over the group
         total, covariance = torch.zeros(n_pixels), torch.zeros(n_pixels, n_pixels)
@@ -207,11 +212,11 @@ class _Sketches:
                 once = pair[0] < pair[1]
                 found.append(self.order[pair[:, once]])
                 correlations.append(values[once])
+                if sum(map(len, correlations)) > _MOST_PAIRS:
+                    forest, strengths = _forest(torch.cat(found, 1), torch.cat(correlations), len(self.order))
+                    found[:], correlations[:] = [forest], [strengths]
 
             self._compare(start, stop, start, int(ends[stop - 1]), take)
-            if sum(map(len, correlations)) > _MOST_PAIRS:
-                forest, strengths = _forest(torch.cat(found, 1), torch.cat(correlations), len(self.order))
-                found[:], correlations[:] = [forest], [strengths]
         first, second = torch.cat(found, 1).numpy()
         return first, second, torch.cat(correlations).numpy()
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.neighbors import NearestCentroid
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
 from skequinas.nn.networks import EquivariantNetwork
@@ -20,6 +20,9 @@ __all__ = ["EVALUATION_BATCH", "evaluate", "frozen", "simple_error"]
 
 EVALUATION_BATCH = 128
 """Images at once where nothing is trained: on a CPU more are slower, since their maps leave the cache."""
+
+_MOST_AVERAGED = 20_000
+"""Images, or units of them, that the class means of the pixels are of."""
 
 
 def evaluate(network: nn.Module, data: DataPart) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -65,7 +68,8 @@ def simple_error(training: DataPart, data: DataPart) -> float:
         return np.inf  # in other units
     else:
         errors = [(known != np.bincount(targets, weights).argmax()).astype(float)]
-        rows = _rows(training)
+        few = training.sample(_MOST_AVERAGED, 0)
+        rows, targets = _rows(few), few.targets.cpu().numpy()
         if len(np.unique(targets)) > 1 and (rows != rows[0]).any():
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # pixels that are the same in all images of a class
@@ -77,6 +81,9 @@ def simple_error(training: DataPart, data: DataPart) -> float:
 def _rows(data: DataPart) -> NDArray[np.float32]:
     """The preprocessed images as rows of pixels, shrunk to 16x16 at most."""
     size = min(16, data.images.shape[2]), min(16, data.images.shape[3])
-    parts = (F.adaptive_avg_pool2d(data.preprocess(x), size).flatten(1) for x in data.images.split(EVALUATION_BATCH))
-    rows: Tensor = torch.cat(list(parts))
-    return rows.cpu().numpy()
+    n_values = data.images.shape[1] * size[0] * size[1]
+    found = torch.empty(len(data), n_values, dtype=torch.float32, device=data.images.device)
+    # not in pieces, between which the memory of large images would lie when it is freed
+    for rows in torch.arange(len(data), device=data.images.device).split(EVALUATION_BATCH):
+        found[rows] = F.adaptive_avg_pool2d(data.preprocess(data.images[rows]), size).flatten(1)
+    return found.cpu().numpy()
