@@ -63,9 +63,9 @@ def is_same(one: EquivariantNASClassifier, other: EquivariantNASClassifier) -> b
     return same and bool((one.predict_proba(X) == other.predict_proba(X)).all())
 
 
-def kills(n_kills: int) -> None:
+def kills(n_kills: int, names: list[str]) -> None:
     """Kill and resume."""
-    for name in FITS:
+    for name in names:
         started = time.perf_counter()
         expected = fitted(name)
         seconds, rng, done = time.perf_counter() - started, random.Random(0), 0
@@ -159,6 +159,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", default=["kills", "damage", "threads", "fits"])
     parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--of", nargs="+", choices=list(FITS), default=list(FITS), help="what is killed")
     parser.add_argument("--files", type=int, default=50)
     parser.add_argument("--fits", type=int, default=50)
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
@@ -168,7 +169,7 @@ def main() -> None:
         fitted(options.child[0], Path(options.child[1]))
         return
     parts = {
-        "kills": lambda: kills(options.kills),
+        "kills": lambda: kills(options.kills, options.of),
         "damage": lambda: damage(options.files),
         "threads": threads,
         "fits": lambda: fits(options.fits),

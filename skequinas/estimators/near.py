@@ -137,9 +137,8 @@ class _Sketches:
         self._known: Tensor | None = None
         every = torch.arange(len(among))
         if isinstance(images, StoredImages):  # which are read once
-            sketches = torch.empty(
-                len(among), size[0] * size[1], dtype=torch.float32
-            )  # not in pieces, between which freed memory would lie
+            # not in pieces, between which freed memory would lie
+            sketches = torch.empty(len(among), size[0] * size[1], dtype=torch.float32)
             for rows in every.split(at_once(images)):
                 sketches[rows] = self._shrunk(rows)
             self._known = sketches
