@@ -27,7 +27,7 @@ from skequinas.estimators.predicting import alone_or_not, versions
 from skequinas.estimators.preparation import prepare, read_more
 from skequinas.estimators.session import Session
 from skequinas.estimators.start import check_averaging, initial_architecture, training_settings
-from skequinas.estimators.together import check_alike, check_can_be_shared
+from skequinas.estimators.together import check_alike, check_can_be_shared, tried_in_all
 from skequinas.estimators.units import checked_groups, units_of
 from skequinas.evidence.measures import Measures, layer_distances, measure
 from skequinas.evidence.report import LearnedSymmetry
@@ -122,18 +122,16 @@ class BaseEquivariantNAS(ExportMixin, CallbackSupportMixin, BaseEstimator, Param
         earlier = copy.copy(self) if self.warm_start and hasattr(self, "module_") else None
         self.__dict__.pop("module_", None)
         self._seed = first_seed(self.random_state, self.checkpoint, None if earlier is None else earlier._seed)
-        prepared = prepare(
-            self,
-            X,
-            y,
-            **metadata,
-            device=resolve_device(self.device),
-            seed=self._seed,
-            hold_out=self.early_stopping or not isinstance(search, NoSearch),
-            earlier=earlier,
-        )
+        hold_out = self.early_stopping or not isinstance(search, NoSearch)
+        how: dict[str, Any] = {
+            "device": resolve_device(self.device),
+            "seed": self._seed,
+            "hold_out": hold_out,
+            "earlier": earlier,
+        }
+        prepared = tried_in_all(lambda: prepare(self, X, y, **metadata, **how))
         given, checkpoint = {"y": y, **metadata}, None
-        check_alike(self, self._seed, prepared.split.whole.images, given)
+        check_alike(self, self._seed, prepared.split.whole.images, given, earlier)
         if self.checkpoint is not None:
             checkpoint = begin(self.checkpoint, self, self._seed, prepared.split.whole.images, given)
             monitor.started -= checkpoint.spent()

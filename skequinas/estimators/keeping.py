@@ -54,7 +54,7 @@ def first_seed(
                 f"warm_start=True goes on with this model, and checkpoint={str(folder)!r} with what a folder holds. "
                 "Set one of the two, or fit a clone."
             )
-        return earlier
+        return int(in_all(earlier)[0])
     known = _known(Path(folder)) if folder is not None and random_state is None else None
     if known is not None:
         return int(known["seed"])

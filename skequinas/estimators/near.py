@@ -50,7 +50,8 @@ _POWER = 0.25
 _SAMPLED = 10_000
 """Of more images than these some are compared with all others first, for nothing more is to be done where few are."""
 
-_SAMPLE = 2048
+_SAMPLE, _BLOCK = 2048, 16
+"""Images that are sampled, in blocks of neighbours: between two blocks there are fewer than one in a hundred."""
 
 _MOST_PAIRS = 2**20
 """That are remembered at a time."""
@@ -105,23 +106,25 @@ def near_copies(images: Tensor | StoredImages, group: PointGroup, among: Tensor 
     reach = (2 - 2 * min(wanted)) ** 0.5
     if n > _SAMPLED:
         shares = known.sampled_shares(list(wanted), reach)
-        if all(share + 2 * (share * (1 - share) / _SAMPLE) ** 0.5 < wanted[level] for level, share in shares.items()):
+        if all(share + 2 * error < wanted[level] for level, (share, error) in shares.items()):
             return None
-    first, second, correlations = known.pairs(min(wanted), reach)
+    guard = max(_CHAIN * n, _FEW)
+    first, second, correlations = known.pairs(min(wanted), reach, chain=(max(wanted), guard))
+    chain = ""
     for level, noticeable in wanted.items():
         one, other = first[correlations > level], second[correlations > level]
         n_near = len(np.union1d(one, other))
         if n_near <= noticeable * n:
             continue
         largest = int(np.bincount(joined(n, [(one, other)])).max())
-        if largest > max(_CHAIN * n, _FEW):
-            warnings.warn(
-                f"{n_near} of {n} images are nearly equal to others, but {largest} of them in one chain, which are no "
-                "shots of one object: they are taken for independent. Pass groups=... if they are not.",
-                stacklevel=3,
-            )
-            return None
-        return NearCopies(one, other, n_near)
+        if largest <= guard:
+            return NearCopies(one, other, n_near)
+        chain = (
+            f"{n_near} or more of {n} images are nearly equal to others, but {largest} of them in one chain, which are "
+            "no shots of one object: they are taken for independent. Pass groups=... if they are not."
+        )
+    if chain:
+        warnings.warn(chain, stacklevel=3)
     return None
 
 
@@ -178,28 +181,34 @@ class _Sketches:
             others = self._rest(self._small(self.order[at : min(at + 8 * _AT_ONCE, end)]))
             take(torch.stack([own @ others.T for own in moved]).amax(0), at)
 
-    def sampled_shares(self, wanted: list[float], reach: float) -> dict[float, float]:
-        """The share of images that are alike with another, by each level, of some blocks of them."""
+    def sampled_shares(self, wanted: list[float], reach: float) -> dict[float, tuple[float, float]]:
+        """The share of images that are alike with another, by each level, of some blocks of them, and its error."""
         n = len(self.order)
-        starts = torch.linspace(0, n - _AT_ONCE, _SAMPLE // _AT_ONCE).long().tolist()
+        starts = torch.linspace(0, n - _BLOCK, _SAMPLE // _BLOCK).long().tolist()
         best = []
         for start in starts:
-            own, stop = torch.zeros(_AT_ONCE), start + _AT_ONCE
+            own, stop = torch.zeros(_BLOCK), start + _BLOCK
             begin = int(torch.searchsorted(self.places, self.places[start] - reach))
             end = int(torch.searchsorted(self.places, self.places[stop - 1] + reach, right=True))
 
             def take(alike: Tensor, at: int, start: int = start, own: Tensor = own) -> None:
-                rows = torch.arange(start, start + _AT_ONCE)
+                rows = torch.arange(start, start + _BLOCK)
                 itself = rows[:, None] == torch.arange(at, at + alike.shape[1])
                 torch.maximum(own, alike.masked_fill_(itself, -1.0).amax(1), out=own)
 
             self._compare(start, stop, begin, end, take)
             best.append(own)
-        highest = torch.cat(best)
-        return {level: float((highest > level).float().mean()) for level in wanted}
+        highest = torch.stack(best)
+        shares = {level: (highest > level).double().mean(1) for level in wanted}
+        return {level: (float(s.mean()), float(s.std()) * len(s) ** -0.5) for level, s in shares.items()}
 
-    def pairs(self, least: float, reach: float) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
-        """Pairs that are alike by more than a level, and by how much."""
+    def pairs(
+        self, least: float, reach: float, chain: tuple[float, float] = (2.0, np.inf)
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+        """Pairs that are alike by more than a level, and by how much.
+
+        No more are looked for once more images than are given are in one chain by a level that is given.
+        """
         ends = torch.searchsorted(self.places, self.places + reach, right=True)
         found, correlations = [torch.zeros(2, 0, dtype=torch.int64)], [torch.zeros(0)]
         for start in range(0, len(self.order), _AT_ONCE):
@@ -216,8 +225,16 @@ class _Sketches:
                     found[:], correlations[:] = [forest], [strengths]
 
             self._compare(start, stop, start, int(ends[stop - 1]), take)
+            many = start // _AT_ONCE % 16 == 15 and sum(map(len, correlations)) > chain[1]
+            if many and self._longest(found, correlations, chain[0]) > chain[1]:
+                break
         first, second = torch.cat(found, 1).numpy()
         return first, second, torch.cat(correlations).numpy()
+
+    def _longest(self, found: list[Tensor], correlations: list[Tensor], level: float) -> int:
+        """The most images in one chain by a level."""
+        one, other = torch.cat(found, 1)[:, torch.cat(correlations) > level].numpy()
+        return int(np.bincount(joined(len(self.order), [(one, other)])).max())
 
 
 def _forest(pairs: Tensor, correlations: Tensor, n: int) -> tuple[Tensor, Tensor]:

@@ -17,6 +17,7 @@ from skequinas.io.checkpoints import Checkpoint
 from skequinas.nn.architecture import Architecture
 from skequinas.nn.networks import EquivariantNetwork
 from skequinas.runtime.devices import is_out_of_memory
+from skequinas.runtime.parallel import processes
 from skequinas.search import Evaluation, NoSearch, Search, run_search
 from skequinas.training import Monitor, Split, TrainingSettings, evaluate, mean_with_error, train
 from skequinas.training.augmentation import Moves, borne_moves, candidate_moves
@@ -173,10 +174,10 @@ class Session(Planned):
                     "The search ended before the network whose head it tightened was trained: the model is its first "
                     "network, made symmetric as it was. Give it more time, or set final='retrain'."
                 )
-            if len(self.search.records_) == self._n_known:
+            if len(self.search.records_) == self._n_known and self.monitor.clock.cut is None:
                 self._warn(
                     "warm_start=True trained nothing: this search keeps the network that it trained, and has nothing "
-                    "left to try. Fit a clone, or without warm_start, for a longer training."
+                    "left to try. Fit a clone, or without warm_start, for a longer training, or give it more to try."
                 )
             return
         symmetry = architecture.symmetry
@@ -350,8 +351,11 @@ class Session(Planned):
     def keep_best(self) -> bool:
         """After an interruption: the best of all networks evaluated, the one in training and an earlier fit's.
 
-        The best on held-out images, or on all where a network was trained on them too.
+        The best on held-out images, or on all where a network was trained on them too. None where several processes
+        train together, of which each was interrupted elsewhere.
         """
+        if processes() is not None:
+            return False
         self.interrupted = True
         chosen = self.search.result()
         networks = [] if chosen is None else [chosen.network]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from skequinas.runtime.parallel import processes
+
 __all__ = ["is_out_of_memory", "resolve_device"]
 
 _SHORT_OF_MEMORY = "DefaultCPUAllocator", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED"
@@ -26,7 +28,12 @@ def resolve_device(device: str | torch.device) -> torch.device:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory did not suffice, on a CPU or a GPU; then what a GPU's cache holds is freed."""
+    """Whether an error says that memory did not suffice, on a CPU or a GPU; then what a GPU's cache holds is freed.
+
+    Inside of `data_parallel` it is an error as others, since the other processes do not know of it.
+    """
+    if processes() is not None:
+        return False
     short = isinstance(error, MemoryError | torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError) and any(words in str(error) for words in _SHORT_OF_MEMORY)
     )

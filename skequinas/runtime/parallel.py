@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,8 +15,16 @@ from torch import distributed as dist
 
 __all__ = ["Processes", "apart", "data_parallel", "in_all", "is_apart", "processes", "summed"]
 
-_now: Processes | None = None
-_apart = False
+
+class _Here(threading.local):
+    """What holds in a thread. In a process that was forked it does not: ``pid`` is another."""
+
+    together: Processes | None = None
+    is_apart = False
+    pid = 0
+
+
+_here = _Here()
 
 
 @dataclass(frozen=True)
@@ -58,36 +68,38 @@ class Processes:
 
 
 def processes() -> Processes | None:
-    """Those that train together with this one, inside of `data_parallel`."""
-    return _now
+    """Those that train together with this one, inside of `data_parallel`, in the thread that called it."""
+    return _here.together if _here.pid == os.getpid() else None
 
 
 @contextmanager
 def apart(parts: Processes | None) -> Iterator[None]:
     """While each of the processes, if there are any, computes with its part of a mini-batch."""
-    global _apart
-    _apart = parts is not None
+    _here.is_apart = parts is not None
     try:
         yield
     finally:
-        _apart = False
+        _here.is_apart = False
 
 
 def is_apart() -> bool:
     """Whether what is computed now is of a part of a mini-batch, whose statistics are those of all parts."""
-    return _apart
+    return _here.is_apart
 
 
 @contextmanager
 def data_parallel() -> Iterator[None]:
     """Let the processes of ``torchrun`` train each network together, each by its part of every mini-batch.
 
-    Each process calls the same ``fit`` with the same data and parameters, and has the same model at the end: that of a
-    single process, up to round-off. Batch norm takes its statistics over all parts. What is no training, such as the
-    evidence, each process does for itself.
+    Each process calls the same ``fit`` with the same data and parameters, on machines of one kind, and has the same
+    model at the end. Every step is that of a single process up to round-off, which grows in the course of a training.
+    Batch norm takes its statistics over all parts. What is no training, such as the evidence, each process does for
+    itself, and so the steps of the logits of mixed layers and the trainings of `PenalisedSearch`.
 
     The process group is yours, begun before: ``torch.distributed.init_process_group("gloo")``. Parameters that depend
-    on the clock or on a process of their own are refused: ``time_budget`` in seconds, ``checkpoint``, ``n_jobs``.
+    on the clock or on a process of their own are refused: ``time_budget`` in seconds, ``checkpoint``, ``n_jobs``. If
+    one process asks to stop, by a ``callback``, all of them do. An error in one of them, such as memory that does not
+    suffice, or Ctrl-C, ends the fit: the others wait until torchrun ends them, or for the group's ``timeout``.
 
     Raises
     ------
@@ -107,17 +119,17 @@ def data_parallel() -> Iterator[None]:
         with data_parallel():
             model = EquivariantNASClassifier("D4", random_state=0).fit(X, y)
     """
-    global _now
     if not (dist.is_available() and dist.is_initialized()):
         raise RuntimeError(
             'data_parallel needs a process group: call torch.distributed.init_process_group("gloo") first, in a script '
             "that torchrun starts."
         )
-    before, _now = _now, Processes(dist.get_rank(), dist.get_world_size())
+    before = _here.together, _here.pid
+    _here.together, _here.pid = Processes(dist.get_rank(), dist.get_world_size()), os.getpid()
     try:
         yield
     finally:
-        _now = before
+        _here.together, _here.pid = before
 
 
 class _Summed(torch.autograd.Function):
@@ -142,8 +154,9 @@ def summed(x: Tensor) -> Tensor:
 
 def in_all(value: Any) -> list[Any]:
     """What each process has for a value, in their order; of a single one, its own."""
-    if _now is None:
+    together = processes()
+    if together is None:
         return [value]
-    found: list[Any] = [None] * _now.n
+    found: list[Any] = [None] * together.n
     dist.all_gather_object(found, value)
     return found

@@ -11,6 +11,8 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from skequinas.runtime.parallel import in_all
+
 __all__ = ["CandidateStage", "Clock", "FitProgress", "Monitor", "SearchProgress"]
 
 logger = logging.getLogger("skequinas")
@@ -253,8 +255,9 @@ class Monitor:
     def _stop(self, task: str, progress: FitProgress, network: Any) -> bool:
         asked = self.hooks is not None and self.hooks(task, network)
         answer = self.callback is not None and bool(self.callback(progress))
-        self.was_stopped = self.was_stopped or asked or answer
-        return asked or answer
+        stop = any(in_all(asked or answer))
+        self.was_stopped = self.was_stopped or stop
+        return stop
 
 
 @contextmanager

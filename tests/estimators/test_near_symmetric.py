@@ -73,11 +73,11 @@ def test_a_file_holds_the_model_and_its_search(name: str, kind: type, tmp_path: 
 @pytest.mark.parametrize("name", [name for name in SEARCHES if "kept" not in name])
 def test_a_warm_start_goes_on_with_the_same_network(name: str) -> None:
     model = classifier(name, warm_start=True).fit(X, y)
-    before, first = model.architecture_, model.predict_proba(X)
-    model.set_params(max_epochs=4).fit(X, y)
-    assert model.architecture_.with_constraints(()) == before.with_constraints(())
-    assert np.abs(model.predict_proba(X) - first).max() > 1e-4
-    assert model.score(X, y) > 0.6
+    losses = [float(model.fit(X, y).history_["loss"][-1]) for _ in range(2)]
+    assert losses[1] < losses[0]
+    cold = classifier(name)
+    again = [float(cold.fit(X, y).history_["loss"][-1]) for _ in range(2)]
+    assert again[1] == again[0]
 
 
 @pytest.mark.parametrize("name", [name for name in SEARCHES if "kept" in name])
@@ -96,15 +96,14 @@ def test_a_callback_is_told_and_may_stop(name: str) -> None:
     stages = {progress.stage for progress in told}
     assert "search" in stages or SEARCHES[name].__class__ is ConstraintRelaxation
     stopped = classifier(name, callback=lambda progress: True).fit(X, y)
-    assert len(stopped.history_.get("loss", [])) <= 1
-    assert stopped.learned_symmetry_.group in ("C4", "C2", "C1")
+    assert not np.any(stopped.search_results_.get("generation", 0))
+    assert stopped.history_.get("epoch", np.ones(1)).tolist() == [1.0]
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")  # so little time does not suffice
 @pytest.mark.parametrize("name", ["adaptive", "residual", "outputs", "relaxation"])
 def test_a_budget_is_kept_and_can_be_done_again(name: str) -> None:
     model = classifier(name, max_epochs=200, time_budget=1.0, width=None).fit(X, y)
-    assert model.budget_record_["seconds"] == 1.0
     again = classifier(name, max_epochs=200, time_budget=model.budget_record_, width=None).fit(X, y)
     is_same(again, model)
 

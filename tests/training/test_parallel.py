@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import joblib
 import numpy as np
 import pytest
 import torch
@@ -46,7 +48,7 @@ def in_processes(work: Callable[[Path], Any], folder: Path, n: int = 2) -> list[
     for process in started:
         process.start()
     for process in started:
-        process.join()
+        process.join(120)
     assert [process.exitcode for process in started] == [0] * n
     return [torch.load(folder / f"found {rank}", weights_only=False) for rank in range(n)]
 
@@ -75,6 +77,12 @@ CASES: dict[str, Any] = {
         "start": replace(START.with_constraints(((C4.whole, C4.trivial),) * 3), mixing="residual"),
         "training": {"optimizer": "sgd", "residuals": ResidualSettings(rate=0.1)},
     },
+    "pathway": {
+        "start": replace(START.with_constraints(((C4.whole, C4.trivial),) * 3), mixing="pathway"),
+        "training": {"optimizer": "sgd", "residuals": ResidualSettings(rate=0.0, residual_decay=0.1)},
+    },
+    "relaxed": {"training": {"optimizer": "sgd", "residuals": ResidualSettings(relaxation=0.3)}},
+    "validated": {"validation": True},
     "penalty": {"objective": replace(CLASSIFICATION, penalty=penalty)},
     "small": {"training": {"batch_size": 3}},
 }
@@ -88,9 +96,11 @@ def trained(case: str) -> tuple[torch.Tensor, list[dict[str, float]]]:
     settings = TrainingSettings(**{"optimizer": "muon", "batch_size": 25} | options.get("training", {}))
     alphas = part if options.get("alphas") else None
     number = iter(range(1, 99))
+    validation = {"validation": data(), "patience": 1} if options.get("validation") else {}
     log = train(
-        network, part, settings, 3, seed=0, augmentation=moves, alpha_data=alphas, on_step=lambda: next(number) == 7
-    )
+        network, part, settings, 3, seed=0, augmentation=moves, alpha_data=alphas,
+        on_step=lambda: next(number) == 7, **validation,
+    )  # fmt: skip
     with torch.no_grad():
         return network(part.images), [{k: v for k, v in row.items() if k != "seconds"} for row in log]
 
@@ -153,6 +163,62 @@ def refusal(work: Callable[[int], Any]) -> Callable[[Path], str]:
 )
 def test_what_processes_would_do_differently_is_refused(work: Callable[[int], Any], words: str, tmp_path: Path) -> None:
     assert all(words in found for found in in_processes(refusal(work), tmp_path))
+
+
+def test_one_process_that_asks_to_stop_stops_all_of_them(tmp_path: Path) -> None:
+    def work(_: Path) -> int:
+        callback = (lambda progress: progress.epoch == 2) if dist.get_rank() else None
+        return len(fitted(search="none", max_epochs=5, callback=callback).history_["loss"])
+
+    assert in_processes(work, tmp_path) == [2, 2]
+
+
+def test_an_error_before_the_training_is_raised_in_all_of_them(tmp_path: Path) -> None:
+    def work(_: Path) -> str:
+        images = X.copy()
+        images[0, 0] = np.nan if dist.get_rank() else 0.0
+        with pytest.raises((ValueError, RuntimeError)) as caught:
+            EquivariantNASClassifier("C4", "none").fit(images, y)
+        return str(caught.value)
+
+    one, other = in_processes(work, tmp_path)
+    assert "Process 1 of data_parallel cannot fit: ValueError: Input X contains NaN" in one
+    assert "Input X contains NaN" in other
+
+
+def short(part: DataPart, rows: torch.Tensor) -> None:
+    raise MemoryError("none is left")
+
+
+def test_memory_that_runs_out_is_an_error_and_no_smaller_mini_batch(tmp_path: Path) -> None:
+    def work(_: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(DataPart, "batch", short)
+            with pytest.raises(MemoryError, match="none is left"):
+                fitted(search="none")
+
+    in_processes(work, tmp_path)
+
+
+def test_warm_starts_of_different_models_are_refused(tmp_path: Path) -> None:
+    def work(_: Path) -> str:
+        model = EquivariantNASClassifier("C4", "none", max_epochs=1 + dist.get_rank(), random_state=0, warm_start=True)
+        with ThreadPoolExecutor(1) as elsewhere:  # a thread outside of data_parallel, where each fits alone
+            elsewhere.submit(model.fit, X, y).result()
+        with pytest.raises(ValueError, match="the earlier model differs") as caught:
+            model.set_params(max_epochs=1).fit(X, y)
+        return str(caught.value)
+
+    assert len(set(in_processes(work, tmp_path))) == 1
+
+
+def test_threads_of_joblib_are_refused(tmp_path: Path) -> None:
+    def work(_: Path) -> str:
+        with joblib.parallel_config("threading", n_jobs=2), pytest.raises(ValueError, match="n_jobs=2") as caught:
+            fitted()
+        return str(caught.value)
+
+    in_processes(work, tmp_path)
 
 
 def test_it_takes_a_process_group() -> None:
