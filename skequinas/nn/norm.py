@@ -43,8 +43,7 @@ class OrbitBatchNorm2d(nn.BatchNorm2d):
         if not self.training:
             return _affine(x, *self._affine(offset))
         if is_apart():
-            x = x if offset is None else x + offset.reshape(-1, 1, 1)
-            return normalised(self, x.unflatten(1, (-1, self.group.order)), (0, 2, 3, 4)).flatten(1, 2)
+            return normalised(self, x, offset, self.group.order)
         y: Tensor
         y, mean, var = _OrbitBatchNorm.apply(x, offset, self.weight, self.bias, self.group.order, self.eps)
         self._keep(mean, var, x.numel() // x.shape[1])
@@ -119,15 +118,20 @@ class OrbitBatchNorm2d(nn.BatchNorm2d):
         self.running_var.lerp_(var * (n / (n - 1)), self.momentum)
 
 
-def normalised(norm: nn.modules.batchnorm._BatchNorm, x: Tensor, over: tuple[int, ...] = (0,)) -> Tensor:
-    """Batch norm of the second dimension, with the statistics of all parts of a mini-batch in training.
+def normalised(
+    norm: nn.modules.batchnorm._BatchNorm, x: Tensor, offset: Tensor | None = None, order: int = 1
+) -> Tensor:
+    """Batch norm of channels, so many of which share a statistic, over all parts of a mini-batch in training.
 
     Parameters
     ----------
     norm : BatchNorm
     x : Tensor
-    over : tuple of int
-        The dimensions that a statistic is over.
+        (n, channels, ...)
+    offset : Tensor, optional
+        Of the channels, added before.
+    order : int
+        How many channels a field has.
     """
     if not (norm.training and is_apart()):
         y: Tensor = norm(x)
@@ -135,17 +139,23 @@ def normalised(norm: nn.modules.batchnorm._BatchNorm, x: Tensor, over: tuple[int
     assert norm.running_mean is not None
     assert norm.running_var is not None
     assert norm.momentum is not None
-    shape = [1, -1] + [1] * (x.dim() - 2)
-    values = x.to(norm.weight.dtype)
-    total = summed(torch.cat([values.sum(over), values.new_full((1,), x.numel() / x.shape[1])]))
-    mean, n = total[:-1] / total[-1], total[-1].detach()
-    centred = values - mean.view(shape)
-    var = summed(centred.square().sum(over)) / n
+    over = tuple(d for d in range(x.dim()) if d != 1)
+    var, mean = torch.var_mean(x.to(norm.weight.dtype), over, correction=0)
+    mean = mean if offset is None else mean + offset
+    # in double precision sums of squares lose nothing, and one round between the processes suffices
+    mean, var = mean.double(), var.double()
+    moments = torch.stack([mean, var + mean.square(), torch.ones_like(mean)]).unflatten(1, (-1, order)).sum(2)
+    total, square, n = summed(moments * (x.numel() // x.shape[1]))
+    mean = total / n
+    var = square / n - mean.square()
     with torch.no_grad():
-        norm.running_mean.lerp_(mean, norm.momentum)
-        norm.running_var.lerp_(var * (n / (n - 1)), norm.momentum)
-    slope = norm.weight * (var + norm.eps).rsqrt()
-    return (centred * slope.view(shape) + norm.bias.view(shape)).to(x.dtype)
+        norm.running_mean.lerp_(mean.to(norm.running_mean), norm.momentum)
+        norm.running_var.lerp_((var * (n / (n - 1))).to(norm.running_var), norm.momentum)
+    slope = norm.weight * (var + norm.eps).rsqrt().to(norm.weight)
+    slope, shift = _each(order, slope, norm.bias - slope * mean.to(slope))
+    if x.dim() == 2:
+        return torch.addcmul(_shifted(shift, slope, offset), x, slope)
+    return _affine(x, slope, _shifted(shift, slope, offset))
 
 
 def _each(order: int, *values: Tensor) -> tuple[Tensor, ...]:
