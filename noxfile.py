@@ -53,7 +53,7 @@ def escnn(session: nox.Session) -> None:
 def dask(session: nox.Session) -> None:
     """Test on a Dask cluster of two processes."""
     session.install("-e", ".[test,distributed]")
-    session.run("pytest", "tests/interop/test_dask.py")
+    session.run("pytest", "tests/interop/test_dask.py", "tests/interop/test_torchrun.py")
 
 
 @nox.session(default=False)

@@ -278,7 +278,8 @@ def test_a_warm_start_interrupted_at_once_keeps_the_earlier_model(search: str, m
     before = model.predict_proba(X)
     interrupted(monkeypatch, model, 1)
     if search == "a mixture":
-        model.fit(X, y)  # nothing is left to do
+        with pytest.warns(ConvergenceWarning, match="warm_start=True trained nothing"):
+            model.fit(X, y)  # nothing is left to do
     else:
         with pytest.warns(UserWarning, match="interrupted"):
             model.fit(X, y)

@@ -31,7 +31,7 @@ SEARCHES: dict[str, Any] = {
     "adaptive, kept": AdaptiveSearch(price=1.0, discretize=False),
     "residual": ResidualPathway(),
     "residual, kept": ResidualPathway(normalised=False, residual_decay=1e-2, optimizer="sgd", discretize=False),
-    "outputs": PenalisedSearch((0.1, 1.0)),
+    "outputs": PenalisedSearch((1.0,)),
     "labels": PenalisedSearch((1.0,), kind="labels"),
     "latent": PenalisedSearch((1.0,), kind="latent"),
     "relaxation": ConstraintRelaxation(),
@@ -57,8 +57,14 @@ def is_same(one: Any, other: Any) -> None:
     np.testing.assert_array_equal(one.predict(X), other.predict(X))
 
 
-@pytest.mark.parametrize("kind", [EquivariantNASClassifier, EquivariantNASRegressor])
-@pytest.mark.parametrize("name", SEARCHES)
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        *((name, EquivariantNASClassifier) for name in SEARCHES),
+        ("adaptive, kept", EquivariantNASRegressor),
+        ("latent", EquivariantNASRegressor),
+    ],
+)
 def test_a_file_holds_the_model_and_its_search(name: str, kind: type, tmp_path: Path) -> None:
     model = fitted(name, kind)
     skequinas.save(model, tmp_path / "model.safetensors")
@@ -72,12 +78,10 @@ def test_a_file_holds_the_model_and_its_search(name: str, kind: type, tmp_path: 
 
 @pytest.mark.parametrize("name", [name for name in SEARCHES if "kept" not in name])
 def test_a_warm_start_goes_on_with_the_same_network(name: str) -> None:
-    model = classifier(name, warm_start=True).fit(X, y)
+    model = classifier(name, warm_start=True)
     losses = [float(model.fit(X, y).history_["loss"][-1]) for _ in range(2)]
+    assert losses[0] == fitted(name).history_["loss"][-1]
     assert losses[1] < losses[0]
-    cold = classifier(name)
-    again = [float(cold.fit(X, y).history_["loss"][-1]) for _ in range(2)]
-    assert again[1] == again[0]
 
 
 @pytest.mark.parametrize("name", [name for name in SEARCHES if "kept" in name])
@@ -101,7 +105,7 @@ def test_a_callback_is_told_and_may_stop(name: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")  # so little time does not suffice
-@pytest.mark.parametrize("name", ["adaptive", "residual", "outputs", "relaxation"])
+@pytest.mark.parametrize("name", ["adaptive", "outputs"])
 def test_a_budget_is_kept_and_can_be_done_again(name: str) -> None:
     model = classifier(name, max_epochs=200, time_budget=1.0, width=None).fit(X, y)
     again = classifier(name, max_epochs=200, time_budget=model.budget_record_, width=None).fit(X, y)

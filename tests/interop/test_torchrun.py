@@ -10,10 +10,13 @@ import textwrap
 from pathlib import Path
 
 import numpy as np
+import pytest
 from sklearn.datasets import load_digits
 
 import skequinas
 from skequinas import EquivariantNASClassifier, data_parallel
+
+pytest.importorskip("distributed")  # not needed: this is one of the tests of several machines, which take their time
 
 OPTIONS = {"search": "none", "max_epochs": 1, "random_state": 0, "device": "cpu"}
 
