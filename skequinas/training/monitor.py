@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -173,7 +173,8 @@ class Monitor:
         self.verbose, self.time_budget, self.callback, self.hooks = int(verbose), time_budget, callback, hooks
         self.started = time.perf_counter()
         self.search = SearchProgress()
-        self._bar = tqdm(disable=True)
+        # not even a disabled one where none is wanted: tqdm's lock is shared with forked processes, which may be killed
+        self._bar: tqdm | None = None
 
     def log(self, message: str, *values: object) -> None:
         """Log a line about a candidate, for everybody to see when the user asked for it."""
@@ -224,23 +225,25 @@ class Monitor:
     @contextmanager
     def watching(self, n_batches: int) -> Iterator[None]:
         """Show the progress of about so many mini-batches while the context lasts."""
-        with _log_shown(self.verbose >= 2), tqdm(total=n_batches, disable=not self.verbose, unit="batch") as self._bar:
+        bar = tqdm(total=n_batches, unit="batch") if self.verbose else None
+        with _log_shown(self.verbose >= 2), nullcontext() if bar is None else bar as self._bar:
             yield
 
     def expect(self, n_batches: int) -> None:
         """So many mini-batches are still to come."""
-        self._bar.total = self._bar.n + n_batches
+        if self._bar is not None:
+            self._bar.total = self._bar.n + n_batches
 
     def step(self, stage: CandidateStage | None = None, n_batches: int = 1) -> None:
         """After mini-batches of a candidate, or of the final training."""
-        if not self._bar.disable:
+        if self._bar is not None:
             self._bar.update(n_batches)
             self._bar.set_description_str("final training" if stage is None else str(stage), refresh=False)
 
     def generation_over(self, search: SearchProgress, network: Any) -> bool:
         """After a generation, of which this is the best network. Whether to stop the search."""
         self.search = search
-        if not self._bar.disable:
+        if self._bar is not None:
             self._bar.set_postfix_str(f"best score {search.best_score:.3f}, symmetry {search.symmetry}", refresh=False)
         return self._stop("generation", self._progress("search"), network)
 

@@ -552,6 +552,18 @@ def test_logging_that_the_user_has_set_up_is_left_alone(
     assert capsys.readouterr().err == ""
 
 
+def test_without_verbose_there_is_no_bar_whose_lock_a_killed_process_could_keep(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def bar(*args: object, **options: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr("skequinas.training.monitor.tqdm", bar)
+    assert np.isfinite(classifier("random").fit(X, y).predict_proba(X)).all()
+    with pytest.raises(AssertionError):
+        classifier("random", verbose=1).fit(X, y)
+
+
 def test_the_progress_bar_shows_what_is_searched_the_score_the_symmetry_and_the_time(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
