@@ -38,6 +38,7 @@ def _alone(work: Callable[[Path], Any], folder: Path, rank: int, n: int) -> None
     with data_parallel():
         found = work(folder)
     torch.save(found, folder / f"found {rank}")
+    dist.barrier()  # none may go while another is still connecting to it
     dist.destroy_process_group()
 
 
