@@ -123,13 +123,11 @@ class BaseEquivariantNAS(ExportMixin, CallbackSupportMixin, BaseEstimator, Param
         self.__dict__.pop("module_", None)
         self._seed = first_seed(self.random_state, self.checkpoint, None if earlier is None else earlier._seed)
         hold_out = self.early_stopping or not isinstance(search, NoSearch)
-        how: dict[str, Any] = {
-            "device": resolve_device(self.device),
-            "seed": self._seed,
-            "hold_out": hold_out,
-            "earlier": earlier,
-        }
-        prepared = tried_in_all(lambda: prepare(self, X, y, **metadata, **how))
+        data: dict[str, Any] = {"X": X, "y": y, **metadata}
+        device, seed = resolve_device(self.device), self._seed
+        prepared = tried_in_all(
+            lambda: prepare(self, **data, device=device, seed=seed, hold_out=hold_out, earlier=earlier)
+        )
         given, checkpoint = {"y": y, **metadata}, None
         check_alike(self, self._seed, prepared.split.whole.images, given, earlier)
         if self.checkpoint is not None:

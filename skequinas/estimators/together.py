@@ -18,6 +18,12 @@ __all__ = ["check_alike", "check_can_be_shared", "tried_in_all"]
 
 T = TypeVar("T")
 
+_REASONS = {
+    "time_budget": "the clocks of several processes do not agree. Set max_epochs, or the record of an earlier fit",
+    "checkpoint": "several processes would each keep the fit. Leave it out",
+    "n_jobs": "each process trains its part of every candidate. Leave it out",
+}
+
 
 def check_can_be_shared(model: Any) -> None:
     """Refuse what processes would do differently, or one of them alone.
@@ -28,20 +34,15 @@ def check_can_be_shared(model: Any) -> None:
     """
     if processes() is None:
         return
-    reasons = {
-        "time_budget": "the clocks of several processes do not agree. Set max_epochs, or the record of an earlier fit",
-        "checkpoint": "several processes would each keep the fit. Leave it out",
-        "n_jobs": "each process trains its part of every candidate. Leave it out",
+    n_jobs = effective_n_jobs(model.n_jobs)  # also as a surrounding parallel_config says
+    asked = {
+        "time_budget": None if isinstance(model.time_budget, dict) else model.time_budget,
+        "checkpoint": model.checkpoint,
+        "n_jobs": None if n_jobs == 1 else n_jobs,
     }
-    refused = {
-        "time_budget": model.time_budget is not None and not isinstance(model.time_budget, dict),
-        "checkpoint": model.checkpoint is not None,
-        "n_jobs": effective_n_jobs(model.n_jobs) != 1,
-    }
-    for name, wrong in refused.items():
-        if wrong:
-            value = effective_n_jobs(model.n_jobs) if name == "n_jobs" else getattr(model, name)
-            raise ValueError(f"{name}={value!r} cannot be used with data_parallel: {reasons[name]}.")
+    for name, value in asked.items():
+        if value is not None:
+            raise ValueError(f"{name}={value!r} cannot be used with data_parallel: {_REASONS[name]}.")
 
 
 def check_alike(model: Any, seed: int, images: Tensor | StoredImages, given: dict[str, Any], earlier: Any) -> None:
