@@ -8,13 +8,22 @@ from skequinas.estimators import (
     EquivariantNASClassifier,
     EquivariantNASRegressor,
     KeptFit,
+    SequentialSymmetryTest,
     SymmetryBootstrap,
     bootstrap_symmetry,
     load,
     resume,
     save,
 )
-from skequinas.evidence import Evidence, LearnedSymmetry, ScoreTest, score_test, symmetry_evidence
+from skequinas.evidence import (
+    Evidence,
+    LearnedSymmetry,
+    ScoreTest,
+    SymmetryByClass,
+    score_test,
+    symmetry_by_class,
+    symmetry_evidence,
+)
 from skequinas.groups import PointGroup, Subgroup
 from skequinas.nn import Architecture, EquivariantNetwork, relax
 from skequinas.runtime.parallel import data_parallel
@@ -60,8 +69,10 @@ __all__ = [
     "ResidualPathway",
     "ScoreTest",
     "SearchDisplay",
+    "SequentialSymmetryTest",
     "Subgroup",
     "SymmetryBootstrap",
+    "SymmetryByClass",
     "SymmetryDisplay",
     "bootstrap_symmetry",
     "data_parallel",
@@ -72,5 +83,6 @@ __all__ = [
     "save",
     "score_test",
     "show_versions",
+    "symmetry_by_class",
     "symmetry_evidence",
 ]

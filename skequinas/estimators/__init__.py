@@ -6,12 +6,14 @@ from skequinas.estimators.classifier import EquivariantNASClassifier
 from skequinas.estimators.model_file import load, save
 from skequinas.estimators.regressor import EquivariantNASRegressor
 from skequinas.estimators.resuming import KeptFit, resume
+from skequinas.estimators.sequential import SequentialSymmetryTest
 
 __all__ = [
     "BaseEquivariantNAS",
     "EquivariantNASClassifier",
     "EquivariantNASRegressor",
     "KeptFit",
+    "SequentialSymmetryTest",
     "SymmetryBootstrap",
     "bootstrap_symmetry",
     "load",

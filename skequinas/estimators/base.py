@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import warnings
 from abc import ABC, abstractmethod
 from contextlib import nullcontext
@@ -15,9 +14,10 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, _fit_context, is_classifier
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils.validation import check_consistent_length, check_is_fitted
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
+from skequinas.estimators.asked import AskedMixin
 from skequinas.estimators.budget import begin_watching
 from skequinas.estimators.callbacks import CallbackSupportMixin
 from skequinas.estimators.export import ExportMixin
@@ -28,18 +28,16 @@ from skequinas.estimators.preparation import prepare, read_more
 from skequinas.estimators.session import Session
 from skequinas.estimators.start import check_averaging, initial_architecture, training_settings
 from skequinas.estimators.together import check_alike, check_can_be_shared, tried_in_all
-from skequinas.estimators.units import checked_groups, units_of
 from skequinas.evidence.measures import Measures, layer_distances, measure
 from skequinas.evidence.report import LearnedSymmetry
-from skequinas.groups import PointGroup, group_on_images, is_foreign, parse_group
-from skequinas.io.images import as_array
+from skequinas.groups import is_foreign, parse_group
 from skequinas.io.preprocessing import Preprocessing
 from skequinas.io.stored import StoredImages, taken_from
 from skequinas.nn.networks import EquivariantNetwork
 from skequinas.runtime.devices import resolve_device
 from skequinas.runtime.process import fitting_state, full_precision, kept_memory, no_autocast, worker_threads
 from skequinas.search import NoSearch, resolve_search
-from skequinas.training import DataPart, Monitor, Objective
+from skequinas.training import Monitor, Objective
 from skequinas.training.evaluation import EVALUATION_BATCH
 
 __all__ = ["BaseEquivariantNAS"]
@@ -48,7 +46,7 @@ DOC_LINK = "https://skequinas.readthedocs.io/en/stable/api/skequinas.{estimator_
 """Where the page of a class stands, for the link in the diagram of an estimator in a notebook."""
 
 
-class BaseEquivariantNAS(ExportMixin, CallbackSupportMixin, BaseEstimator, Parameters, ABC):
+class BaseEquivariantNAS(AskedMixin, ExportMixin, CallbackSupportMixin, BaseEstimator, Parameters, ABC):
     """What the classifier and the regressor share.
 
     They differ in the targets, the objective and what an output means.
@@ -249,6 +247,7 @@ class BaseEquivariantNAS(ExportMixin, CallbackSupportMixin, BaseEstimator, Param
             remark=remark,
             n_batches=session.asked_batches(),
             averaged=averaged is not None,
+            margin=search.margin_,
         )
         # what is kept lies on the CPU, so that a model can be loaded where there is no GPU
         search.pending_, search.best_ = [], None
@@ -317,20 +316,6 @@ class BaseEquivariantNAS(ExportMixin, CallbackSupportMixin, BaseEstimator, Param
                 "fit."
             )
         return outputs
-
-    def _held_out(
-        self, X: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None, group: PointGroup | None = None
-    ) -> DataPart:
-        """Images and targets that were not in `fit`, as the fitted network takes them; copies are moved by a group."""
-        check_is_fitted(self)
-        rows = self._rows(X)
-        targets = np.asarray(as_array(y, "y"))
-        check_consistent_length(rows, targets)
-        images, known = taken_from(rows, self.image_shape_), self._known_targets(targets)
-        moving = group_on_images(group or self.architecture_.group, *images.shape[2:])
-        padded = self.n_features_in_ < math.prod(self.image_shape_)
-        units = units_of(images, checked_groups(groups, rows), moving, near=not padded)
-        return DataPart(images, known, self.preprocessing_, self.objective, units=units)
 
     def _known_weights(self, codes: NDArray[Any]) -> NDArray[np.float64] | None:
         """The weights of other images, given their targets by `_known_targets`."""

@@ -221,6 +221,7 @@ def _restored_symmetry(values: dict[str, Any], architecture: Architecture) -> Le
         and values.get("averaged", False) is (architecture.averaged is not None)
         and isinstance(values["remark"], str)
         and (values["n_batches"] is None or type(values["n_batches"]) is int)
+        and (values.get("margin") is None or type(values["margin"]) in (int, float))
     )
     if not sound:
         raise ValueError(f"what was learned does not belong to an architecture with the search group {group.name}")

@@ -35,14 +35,18 @@ alike.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import logsumexp, softmax
 from sklearn.utils import check_random_state
 from torch import Tensor, nn
 
+from skequinas.evidence.breaks import breaks, rivals
+from skequinas.evidence.costs import cost_with_interval
+from skequinas.evidence.evalues import adjusted_e_values, log_e_values, mean_of_products
 from skequinas.evidence.verdict import Evidence, holm
 from skequinas.evidence.witness import Witness, check_witness
 from skequinas.groups import PointGroup, Subgroup, fair_offset, group_on_images, parse_group
@@ -68,6 +72,7 @@ def symmetry_evidence(
     *,
     groups: ArrayLike | None = None,
     group: str | PointGroup | Subgroup = "D4",
+    crop: str | None = None,
     random_state: int | np.random.RandomState | None = None,
 ) -> dict[str, Evidence]:
     """Ask a fitted model, on images that it has not seen, which symmetries of a group the data have.
@@ -86,8 +91,12 @@ def symmetry_evidence(
         Which images are not independent of each other, such as those of one patient: as in ``fit``.
     group : str, PointGroup or Subgroup, default="D4"
         The symmetries to ask about. Of a group that images which are not square cannot be moved by, the rest is asked.
+    crop : "random" or None, default=None
+        "random" cuts every image at a random place to the size of those that the model was fitted with, so give larger
+        ones. This is the control for what a camera or a file format did to images: a symmetry that is broken in whole
+        images and not in crops may be broken by that alone, see `skequinas.datasets.random_crops`. Fit on crops too.
     random_state : int, RandomState instance or None, default=None
-        Draws the moves of the test.
+        Draws the moves of the test, and the places of crops.
 
     Returns
     -------
@@ -105,10 +114,15 @@ def symmetry_evidence(
     True
     """
     check_witness(model)
+    if crop not in (None, "random"):
+        raise ValueError(f"crop={crop!r} must be 'random' or None.")
+    asked, rng = parse_group(group), check_random_state(random_state)
     with fitting_state():
-        data = model._held_out(X, y, groups, parse_group(group))
-        moves = group_on_images(parse_group(group), *data.images.shape[2:])
-        seed = int(check_random_state(random_state).randint(np.iinfo(np.int32).max))
+        seed = int(rng.randint(np.iinfo(np.int32).max))
+        if crop == "random":
+            X, groups = model._cropped(X, groups, asked, rng)
+        data = model._held_out(X, y, groups, asked)
+        moves = group_on_images(asked, *data.images.shape[2:])
         return gather_evidence(model.network_, data, moves, seed)
 
 
@@ -129,14 +143,14 @@ def gather_evidence(network: nn.Module, data: DataPart, group: PointGroup, seed:
     DivergenceError
         When an output is not finite.
     """
-    outputs, weights = _moved_outputs(network, data, group), data.sample_weights()
+    outputs, weights = moved_outputs(network, data, group), data.sample_weights()
     if not bool(outputs.isfinite().all()):
         raise DivergenceError("The outputs of the network are NaN or infinite, so they are no evidence.")
     units = data.units
-    scores, losses = _averaged(outputs, data, group)
+    scores, losses = averaged_over_subgroups(outputs, data, group)
     chance = _chance_p_value(outputs[0], data, np.random.default_rng(seed))
-    offset = fair_offset(group)
-    logs = _log_probabilities(_moved_outputs(network, data, group, offset) if offset else outputs, data)
+    asked = outputs_to_test(network, data, group) if fair_offset(group) else outputs
+    logs = orbit_log_probabilities(asked, data)
     if not np.isfinite(logs).all():
         raise DivergenceError("What the network says about the targets is NaN or infinite, so it is no evidence.")
     rng = np.random.default_rng(seed)
@@ -144,12 +158,22 @@ def gather_evidence(network: nn.Module, data: DataPart, group: PointGroup, seed:
     n_moves = max(_MOVES, 1000 * (len(tested) + 1) - 1)  # so that adjusted p-values can be below 0.001
     p_values = {h: orbit_test(logs[:, list(h.elements)], weights, rng, n_moves, units) for h in tested}
     adjusted = holm(p_values)
+    best = best_scale(logs, weights)
+    rows = rivals(_class_probabilities(asked[0], data, best), data.targets, np.random.default_rng([seed, 1]))
+    of_rivals = asked[:, torch.from_numpy(rows).to(asked.device)]
+    others = orbit_log_probabilities(of_rivals, data, [best], best_variance(asked, data))[0]
+    broken = breaks(logs[best], others, group, weights, units)
+    e_values = adjusted_e_values({h: mean_of_products(e) for h, e in log_e_values(logs, group, weights, units).items()})
 
     def evidence(h: Subgroup) -> Evidence:
         score = mean_with_error(scores[h], weights, units)
         rise = mean_with_error(losses[h] - losses[group.trivial], weights, units)
         p_value = min((adjusted[k] for k in adjusted if k <= h), default=1.0)
-        return Evidence(*score, *rise, p_value, p_values.get(h, 1.0), chance)
+        e_value = max((e_values[k] for k in e_values if k <= h), default=1.0)
+        free = scores[group.trivial]
+        cost = cost_with_interval(free, scores[h], weights, units) if h.order > 1 else (0.0, 0.0, 0.0)
+        tests = p_value, p_values.get(h, 1.0), chance
+        return Evidence(*score, *rise, *tests, *cost, e_value, broken.smallest[h], broken.end_p_values[h])
 
     return {h.name: evidence(h) for h in group.subgroups}
 
@@ -177,12 +201,7 @@ def orbit_test(
     units : ndarray of shape (n,), optional
         Which images are not independent of each other. All images of a unit are moved alike.
     """
-    highest = log_probabilities.max(1, keepdims=True)
-    copies = np.exp(log_probabilities - highest)
-    total = copies.sum(1)
-    likelihoods = np.average(np.log(total) + highest[:, 0], axis=1, weights=weights)
-    best = int(np.argmax(likelihoods))
-    sure = np.round(copies[best] / total[best], 4)  # round-off must not break a tie
+    sure = np.round(softmax(log_probabilities[best_scale(log_probabilities, weights)], axis=0), 4)  # no tie breaks
     if weights is not None:
         sure = sure * weights
     sure = sums(sure, units)
@@ -195,9 +214,19 @@ def orbit_test(
     return float((1 + as_large) / (1 + n_moves))
 
 
+def best_scale(log_probabilities: NDArray[np.float64], weights: NDArray[np.float64] | None) -> int:
+    """The scale at which the orbits, each with an unknown image as the observed one, are most likely."""
+    return int(np.argmax(np.average(logsumexp(log_probabilities, axis=1), axis=1, weights=weights)))
+
+
+def outputs_to_test(network: nn.Module, data: DataPart, group: PointGroup) -> Tensor:
+    """The outputs for all copies of all images, none of them sharper than another: (order, n, n_outputs)."""
+    return moved_outputs(network, data, group, fair_offset(group))
+
+
 @full_precision()
 @torch.inference_mode()
-def _moved_outputs(network: nn.Module, data: DataPart, group: PointGroup, offset: float = 0.0) -> Tensor:
+def moved_outputs(network: nn.Module, data: DataPart, group: PointGroup, offset: float = 0.0) -> Tensor:
     """The outputs for all images under every element: (order, n, n_outputs)."""
     network = frozen(network)
     parts, disc = [], circular_mask(max(data.images.shape[2:])).to(data.images.device) if offset else None
@@ -208,7 +237,7 @@ def _moved_outputs(network: nn.Module, data: DataPart, group: PointGroup, offset
     return torch.cat(parts, 1)
 
 
-def _averaged(
+def averaged_over_subgroups(
     outputs: Tensor, data: DataPart, group: PointGroup
 ) -> tuple[dict[Subgroup, NDArray[np.float64]], dict[Subgroup, NDArray[np.float64]]]:
     """The scores and losses of all images when the outputs are averaged over each subgroup."""
@@ -239,18 +268,42 @@ def _chance_p_value(outputs: Tensor, data: DataPart, rng: np.random.Generator) -
     return float((values <= values[0] + 1e-6 * values[0].abs()).double().mean())
 
 
-def _log_probabilities(outputs: Tensor, data: DataPart) -> NDArray[np.float64]:
+def orbit_log_probabilities(
+    outputs: Tensor, data: DataPart, scales: Sequence[int] | None = None, variance: float | None = None
+) -> NDArray[np.float64]:
     """The logarithm of what the network says about the targets, given each moved copy: (n_scales, order, n).
 
-    It is known up to a constant for each image.
+    It is known up to a constant for each image. The numbers of scales may be given, all by default; and in a regression
+    the variance of the errors where the scale is 1, that of each image's best copy by default.
     """
     loss, targets = data.objective.loss, data.targets
+    factors = np.array(_FACTORS)[slice(None) if scales is None else list(scales)]
     if data.objective.is_likelihood:
-        return np.stack([-_losses(loss, scale * outputs, targets) for scale in _FACTORS])
+        return np.stack([-_losses(loss, scale * outputs, targets) for scale in factors.tolist()])
     squares, n_targets = _losses(loss, outputs, targets), targets[0].numel()
-    # normal errors; where the scale is 1, their variance is that of each image's best copy
-    variances = max(squares.min(0).mean(), np.finfo(np.float32).tiny) / np.array(_FACTORS)
+    variances = (_variance(squares) if variance is None else variance) / factors  # of normal errors
     return np.stack([-n_targets / 2 * (squares / v + np.log(v)) for v in variances])
+
+
+@torch.inference_mode()
+def _class_probabilities(outputs: Tensor, data: DataPart, scale: int) -> NDArray[np.float64] | None:
+    """What the network says of every class, (n, n_classes); None where targets are no classes."""
+    targets = data.targets
+    if not data.objective.is_likelihood or targets.ndim != 1 or targets.is_floating_point():
+        return None
+    loss, scaled = data.objective.loss, _FACTORS[scale] * outputs[None]
+    logs = [-_losses(loss, scaled, torch.full_like(targets, c))[0] for c in range(int(targets.max()) + 1)]
+    probabilities: NDArray[np.float64] = np.exp(np.stack(logs, 1))
+    return probabilities
+
+
+def best_variance(outputs: Tensor, data: DataPart) -> float | None:
+    """In a regression the mean squared error of each image's best copy."""
+    return None if data.objective.is_likelihood else _variance(_losses(data.objective.loss, outputs, data.targets))
+
+
+def _variance(squares: NDArray[np.float64]) -> float:
+    return float(max(squares.min(0).mean(), np.finfo(np.float32).tiny))
 
 
 def _losses(loss: Callable[[Tensor, Tensor], Tensor], outputs: Tensor, targets: Tensor) -> NDArray[np.float64]:

@@ -8,19 +8,14 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import Any
 
-from skequinas.evidence.verdict import UNINFORMED, Evidence, indistinct, level_band
-from skequinas.evidence.words import in_words, not_in_words
-from skequinas.groups import PointGroup
+from skequinas.evidence.conclusions import Conclusions
+from skequinas.evidence.verdict import Evidence
 
 __all__ = ["LearnedSymmetry"]
 
 
-_FEW_BATCHES = 50
-"""Fewer mini-batches than these are too short a training: the next order of the rows may give another verdict."""
-
-
-@dataclass(frozen=True, eq=False)
-class LearnedSymmetry:
+@dataclass(frozen=True, eq=False, repr=False)
+class LearnedSymmetry(Conclusions):
     """The symmetry that a fitted model has, its layers' constraints, the evidence for it, and what was measured.
 
     Printed, it is three lines: the symmetry, the evidence, and the doubt; and a fourth one where the model has its
@@ -73,6 +68,9 @@ class LearnedSymmetry:
         On how many mini-batches the network that was asked had been trained.
     averaged : bool, default=False
         Whether the model has its symmetry from averaging an ordinary network over moved images, not by constraints.
+    margin : float or None, default=None
+        Where costs decided (``criterion="cost"`` of a search): accepted is what was shown to cost less than this, in
+        held-out score. None where the evidence against a symmetry decided.
     """
 
     search_group: str
@@ -90,121 +88,7 @@ class LearnedSymmetry:
     remark: str = ""
     n_batches: int | None = None
     averaged: bool = False
-
-    @property
-    def verdicts(self) -> dict[str, str]:
-        """From the name of every subgroup to "accepted" or "rejected"; empty without evidence."""
-        if self.evidence is None:
-            return {}
-        return {n: "accepted" if n == "C1" or e.p_value > self.level else "rejected" for n, e in self.evidence.items()}
-
-    @property
-    def indistinct(self) -> tuple[str, ...]:
-        """The groups that the data cannot tell apart, the verdict first; empty without evidence."""
-        if self.evidence is None:
-            return ()
-        return tuple(h.name for h in indistinct(PointGroup.from_name(self.search_group), self.evidence, self.level))
-
-    @property
-    def informed(self) -> bool:
-        """Whether the network that was asked could predict held-out targets better than chance."""
-        return self.evidence is None or self.evidence["C1"].chance_p_value <= UNINFORMED
-
-    def __str__(self) -> str:
-        lines = [self._verdict(), *self._reasons(), self._doubt()]
-        if self.averaged:
-            lines.append(
-                f"The model is an ordinary network, trained on images moved by {self.group} and averaged over them."
-            )
-        return "\n".join(lines)
-
-    __repr__ = __str__
-
-    def _verdict(self) -> str:
-        """The line on the symmetry."""
-        because = f" ({self.remark})" if self.remark else ""
-        return f"{self.search_group} -> {self.group}: {self._verdict_in_words()}{because}."
-
-    def _verdict_in_words(self) -> str:
-        group = PointGroup.from_name(self.search_group)
-        if group.order == 1:
-            return "no symmetry was looked for"
-        built = in_words(group.subgroup(self.group))
-        model = f"the model is built to look the same under {built}" if built else "no symmetry is built into the model"
-        if self.evidence is None:
-            return model
-        if not self.informed:
-            return f"nothing was learned about the symmetry of the task; {model}"
-        called = group.subgroup(self.indistinct[0])
-        same, different = in_words(called), not_in_words(called)
-        task = f"the task looks the same under {same}" if same else f"the task does not look the same under {different}"
-        if same and different:
-            task += f", not under {different}"
-        return task if called.name == self.group else f"{model}; {task}"
-
-    def _reasons(self) -> list[str]:
-        """The line on the evidence: what the learned group costs, and what the next larger one would."""
-        if self.evidence is None:
-            return ["The data were not tested for symmetries."]
-        group = PointGroup.from_name(self.search_group)
-        learned = group.subgroup(self.group)
-        evidence, name = self.evidence, "squared error" if self.regression else "error"
-        larger = [h.name for h in group.subgroups if learned in h.maximal_subgroups]
-        if not larger:
-            own, free, chance = self._cost(self.group), self._cost("C1"), self._chance(self.group)
-            return [f"The held-out {name} is {own} with {self.group} imposed, {free} without ({chance})."]
-        least = min(larger, key=lambda name: evidence[name].loss_rise)
-        verb = "rises" if evidence[least].score < evidence[self.group].score else "goes"
-        free = (
-            " It is broken, but so slightly that imposing it costs nothing." if evidence[least].loss_rise <= 0 else ""
-        )
-        return [
-            f"The held-out {name} {verb} from {self._cost(self.group)} to {self._cost(least)} when {least}, the next "
-            f"larger group, is imposed ({self._chance(least)}).{free}"
-        ]
-
-    def _chance(self, name: str) -> str:
-        """The p-value in words."""
-        assert self.evidence is not None
-        p_value = self.evidence[name].p_value
-        return f"p {'< 0.001' if p_value < 0.001 else f'= {p_value:.2g}'} if the task has {name}"
-
-    def _cost(self, name: str) -> str:
-        """The error with a group imposed."""
-        assert self.evidence is not None
-        error = 1 - self.evidence[name].score
-        return f"{error:.3f} of the variance" if self.regression else f"{100 * error:.1f} %"
-
-    def _doubt(self) -> str:
-        """The line on what the data leave open."""
-        if self.evidence is None:
-            layers = ", ".join(f"{layer} {constraint}" for layer, constraint in self.constraints.items())
-            return f"Constraints: {layers}."
-        if self.search_group == "C1":
-            return "Constraints: all layers C1."
-        if not self.informed:
-            return (
-                "The network could not predict held-out targets better than chance, so nothing speaks for or against "
-                "any symmetry: more images or longer training are needed."
-            )
-        return self._doubt_by_level() + self._shortness()
-
-    def _shortness(self) -> str:
-        """A sentence where the network that was asked was trained too little for a verdict that lasts."""
-        if self.n_batches is None or self.n_batches >= _FEW_BATCHES:
-            return ""
-        return f" The network that was asked was trained on {self.n_batches} mini-batches only: train for longer."
-
-    def _doubt_by_level(self) -> str:
-        called, *others = self.indistinct
-        low, high = level_band(self.level)
-        if others:
-            if len(others) > 4:
-                others = [*others[:3], f"{len(others) - 3} other groups"]
-            names = f"{', '.join([called, *others[:-1]])} and {others[-1]}"
-            return f"In doubt: at levels from {low:g} to {high:g} the data do not settle between {names}."
-        proof = "" if called == "C1" else f" Nothing speaks against {called}; that is no proof of it."
-        return f"The answer is the same at every level from {low:g} to {high:g}.{proof}"
+    margin: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain values that JSON can hold; what is not finite is None.
@@ -230,7 +114,7 @@ class LearnedSymmetry:
         Conjugate subgroups, such as the mirrors D1(0) and D1(90) of D4, differ by how the images are turned. The data
         do not tell such a set apart. The learned group stands by itself.
         """
-        group, verdicts = PointGroup.from_name(self.search_group), self.verdicts
+        group, verdicts = self._group, self.verdicts
         sets: dict[object, list[str]] = {}
         for h in group.subgroups:
             key = (h.conjugates, verdicts.get(h.name)) if h.name != self.group else h
@@ -260,7 +144,7 @@ class LearnedSymmetry:
             import pandas as pd
         except ImportError as error:
             raise ImportError("to_frame needs pandas: pip install pandas. to_dict gives the same without.") from error
-        group = PointGroup.from_name(self.search_group)
+        group = self._group
         if of == "elements":
             columns: dict[str, Any] = {"measured_change": self.measured_change}
             if self.effective_invariance is not None:

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from skequinas.evidence.costs import not_inferior
 from skequinas.groups import PointGroup, Subgroup
 
-__all__ = ["UNINFORMED", "Evidence", "evidence_from_json", "holm", "indistinct", "largest_accepted", "level_band"]
+__all__ = [
+    "UNINFORMED",
+    "Evidence",
+    "accepted",
+    "confidence_set",
+    "evidence_from_json",
+    "holm",
+    "indistinct",
+    "largest_accepted",
+    "level_band",
+]
 
 Name = TypeVar("Name")
 
@@ -35,6 +47,19 @@ class Evidence(NamedTuple):
     chance_p_value : float
         Of the hypothesis that the outputs, not averaged, tell nothing about the targets, by 199 random permutations:
         the same for every subgroup.
+    cost, cost_low, cost_high : float
+        By how much the score falls when the subgroup is imposed by averaging (negative: it rises), and the ends of its
+        95 % interval, image by image, see `skequinas.evidence.costs`. NaN in files of before, as all that follows.
+    e_value : float
+        Evidence against the subgroup that may be looked at at any time, adjusted for the number of subgroups; it is
+        rejected at every level down to 1 divided by it, also one that is chosen afterwards, see
+        `skequinas.evidence.evalues`.
+    smallest_break : float
+        The share of the images that would have to break the subgroup for the test to reject it with a probability of
+        80 %, see `skequinas.evidence.breaks`; infinite where all of them would not do.
+    end_p_value : float
+        Of the hypothesis that the subgroup is all the symmetry there is, and every next larger one is broken by a fifth
+        of the images or more.
     """
 
     score: float
@@ -44,6 +69,12 @@ class Evidence(NamedTuple):
     p_value: float
     raw_p_value: float
     chance_p_value: float
+    cost: float = math.nan
+    cost_low: float = math.nan
+    cost_high: float = math.nan
+    e_value: float = math.nan
+    smallest_break: float = math.nan
+    end_p_value: float = math.nan
 
 
 def evidence_from_json(values: Mapping[str, list[float]], group: PointGroup) -> dict[str, Evidence]:
@@ -60,10 +91,44 @@ def evidence_from_json(values: Mapping[str, list[float]], group: PointGroup) -> 
     return {name: Evidence(*(float(v) for v in values[name])) for name in values}
 
 
-def largest_accepted(group: PointGroup, evidence: Mapping[str, Evidence], level: float) -> Subgroup:
-    """The largest subgroup that is not rejected at the level; of several as large, the one with the lowest loss."""
-    accepted = [h for h in group.subgroups if h.order == 1 or evidence[h.name].p_value > level]
-    return min(accepted, key=lambda h: (-h.order, evidence[h.name].loss_rise))
+def accepted(
+    group: PointGroup, evidence: Mapping[str, Evidence], level: float, margin: float | None = None
+) -> list[Subgroup]:
+    """The subgroups that may be imposed, the trivial one among them.
+
+    Parameters
+    ----------
+    group : PointGroup
+    evidence : mapping
+    level : float
+    margin : float, optional
+        Where it is given, costs decide: accepted is what has been shown to cost less than the margin, at the level,
+        adjusted for the number of subgroups (Holm). Otherwise what the orbit test does not reject.
+    """
+    if margin is None:
+        return [h for h in group.subgroups if h.order == 1 or evidence[h.name].p_value > level]
+    costs = {h: evidence[h.name] for h in group.subgroups if h.order > 1}
+    p_values = holm({h: not_inferior(e.cost_low, e.cost_high, margin) for h, e in costs.items()})
+    return [h for h in group.subgroups if h.order == 1 or p_values[h] <= level]
+
+
+def largest_accepted(
+    group: PointGroup, evidence: Mapping[str, Evidence], level: float, margin: float | None = None
+) -> Subgroup:
+    """The largest subgroup that may be imposed; of several as large, the one with the lowest loss."""
+    return min(accepted(group, evidence, level, margin), key=lambda h: (-h.order, evidence[h.name].loss_rise))
+
+
+def confidence_set(group: PointGroup, evidence: Mapping[str, Evidence], level: float) -> list[Subgroup]:
+    """The groups that may be all the symmetry there is, with a confidence of 1 - 2 ``level``.
+
+    Left out are groups that are rejected at the level, and those in a next larger group that is not, and whose break by
+    a fifth of the images is ruled out at the level. The truth is rejected with a probability of the level at most, and
+    ruled out with another, if what breaks a larger symmetry are a fifth of the images or more.
+    """
+    kept = accepted(group, evidence, level)
+    larger = {h: [k for k in kept if h in k.maximal_subgroups] for h in kept}
+    return [h for h in kept if not larger[h] or not evidence[h.name].end_p_value <= level]
 
 
 def level_band(level: float) -> tuple[float, float]:
@@ -71,16 +136,18 @@ def level_band(level: float) -> tuple[float, float]:
     return min(level, max(level / 10, 0.001)), max(level, min(10 * level, 0.2))
 
 
-def indistinct(group: PointGroup, evidence: Mapping[str, Evidence], level: float) -> list[Subgroup]:
+def indistinct(
+    group: PointGroup, evidence: Mapping[str, Evidence], level: float, margin: float | None = None
+) -> list[Subgroup]:
     """The groups that the data cannot tell apart: the largest accepted, and others that might as well be the verdict.
 
     These are all groups that are accepted, and contained in no other that is, at the level or at either end of its
     band.
     """
-    found = [largest_accepted(group, evidence, level)]
+    found = [largest_accepted(group, evidence, level, margin)]
     for one in (level, *level_band(level)):
-        accepted = [h for h in group.subgroups if h.order == 1 or evidence[h.name].p_value > one]
-        found += [h for h in accepted if not any(h < k for k in accepted)]
+        allowed = accepted(group, evidence, one, margin)
+        found += [h for h in allowed if not any(h < k for k in allowed)]
     return list(dict.fromkeys(found))
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from numpy.typing import ArrayLike
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.validation import check_is_fitted
 
 from skequinas.groups import PointGroup
@@ -23,6 +24,12 @@ class Witness(Protocol):
         self, X: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None, group: PointGroup | None = None
     ) -> DataPart:
         """Images and targets that were not in ``fit``, as the network takes them; copies are moved by a group."""
+        ...
+
+    def _cropped(
+        self, X: ArrayLike, groups: ArrayLike | None, group: PointGroup, rng: np.random.RandomState
+    ) -> tuple[NDArray[Any], NDArray[np.int64]]:
+        """Larger images, each cut at a random place to the size of those in ``fit``, and which belong together."""
         ...
 
 

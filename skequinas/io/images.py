@@ -134,7 +134,7 @@ def _check_image_shape(sample_shape: tuple[int, ...], image_shape: tuple[int, ..
     return tuple(int(s) for s in image_shape)
 
 
-def _channel_axis(shape: tuple[int, ...]) -> int | None:
+def channel_axis(shape: tuple[int, ...]) -> int | None:
     """Where the channels are in an image shape: None, 0 (first) or 2 (last)."""
     if len(shape) == 2:
         return None
@@ -165,7 +165,7 @@ def as_images(X: NDArray[Any], image_shape: tuple[int, ...]) -> Tensor:
         missing = math.prod(image_shape) - X.shape[1]
         X = np.pad(X, ((0, 0), (0, missing))) if missing else X
     X = X.reshape(n, *image_shape)
-    axis = _channel_axis(image_shape)
+    axis = channel_axis(image_shape)
     X = X[:, None] if axis is None else np.moveaxis(X, axis + 1, 1)
     X = np.ascontiguousarray(X)
     flat = torch.from_numpy((X if X.flags.writeable else X.copy()).ravel())

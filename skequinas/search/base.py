@@ -47,6 +47,8 @@ class Search(TwoWays, BaseEstimator):
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {}
     level: float = 0.01
+    criterion: str = "evidence"
+    margin: float = 0.01
     augmented_: bool = False  # searches that were pickled before there was a second way have none of these
     moves_: Moves | None = None
 
@@ -153,10 +155,15 @@ class Search(TwoWays, BaseEstimator):
 
     @property
     def symmetry_(self) -> Subgroup | None:
-        """The largest symmetry that the evidence does not reject; None without evidence."""
+        """The largest symmetry that may be imposed by the criterion; None without evidence."""
         if self.evidence_ is None:
             return None
-        return largest_accepted(self.architecture_.group, self.evidence_, self.level)
+        return largest_accepted(self.architecture_.group, self.evidence_, self.level, self.margin_)
+
+    @property
+    def margin_(self) -> float | None:
+        """What a symmetry may cost, where costs decide on it."""
+        return self.margin if self.criterion == "cost" else None
 
     def result(self) -> Evaluation | None:
         """The chosen candidate, the most symmetric within the tolerance of the best.

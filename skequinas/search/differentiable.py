@@ -72,7 +72,14 @@ class DifferentiableSearch(TighteningSearch):
         The most symmetric candidate within so many standard errors of the best is chosen.
     level : float, default=0.01
         The greatest probability of giving up a symmetry that images and targets together have, if the images are
-        independent of each other: one is rejected when its p-value is at most this, from 0.001 to 0.5.
+        independent of each other: one is rejected when its p-value is at most this, from 0.001 to 0.5. Where costs
+        decide, the greatest probability of imposing what costs the margin or more.
+    criterion : {"evidence", "cost"}, default="evidence"
+        What decides on a symmetry. By "evidence" the largest one is imposed that the data do not reject. By "cost" it
+        is the largest that was shown to cost less than the margin, in held-out score: images that all stand upright
+        do not look the same when they are mirrored, and a network may be made to treat them so all the same.
+    margin : float, default=0.01
+        With ``criterion="cost"``: the accuracy, or the share of the targets' variance, that a symmetry may cost.
 
     References
     ----------
@@ -99,6 +106,8 @@ class DifferentiableSearch(TighteningSearch):
         "discretize": ["boolean"],
         "tolerance": [Interval(Real, 0, None, closed="left")],
         "level": [Interval(Real, 0.001, 0.5, closed="both")],
+        "criterion": [StrOptions({"evidence", "cost"})],
+        "margin": [Interval(Real, 0, None, closed="neither")],
     }
 
     optimizer: str | None = None  # searches that were pickled before there were these have none
@@ -127,6 +136,8 @@ class DifferentiableSearch(TighteningSearch):
         discretize: bool = True,
         tolerance: float = 1.0,
         level: float = 0.01,
+        criterion: str = "evidence",
+        margin: float = 0.01,
     ) -> None:
         self.mixture_epochs = mixture_epochs
         self.subgroups = subgroups
@@ -144,6 +155,8 @@ class DifferentiableSearch(TighteningSearch):
         self.discretize = discretize
         self.tolerance = tolerance
         self.level = level
+        self.criterion = criterion
+        self.margin = margin
 
     @property
     def first_epochs(self) -> float | None:

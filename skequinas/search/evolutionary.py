@@ -89,7 +89,14 @@ class EvolutionarySearch(Search):
         search in every generation.
     level : float, default=0.01
         The greatest probability of giving up a symmetry that images and targets together have, if the images are
-        independent of each other: one is rejected when its p-value is at most this, from 0.001 to 0.5.
+        independent of each other: one is rejected when its p-value is at most this, from 0.001 to 0.5. Where costs
+        decide, the greatest probability of imposing what costs the margin or more.
+    criterion : {"evidence", "cost"}, default="evidence"
+        What decides on a symmetry. By "evidence" the largest one is imposed that the data do not reject. By "cost" it
+        is the largest that was shown to cost less than the margin, in held-out score: images that all stand upright
+        do not look the same when they are mirrored, and a network may be made to treat them so all the same.
+    margin : float, default=0.01
+        With ``criterion="cost"``: the accuracy, or the share of the targets' variance, that a symmetry may cost.
 
     References
     ----------
@@ -120,6 +127,8 @@ class EvolutionarySearch(Search):
         "schedule": [StrOptions({"one_cycle", "constant"})],
         "tolerance": [Interval(Real, 0, None, closed="left")],
         "level": [Interval(Real, 0.001, 0.5, closed="both")],
+        "criterion": [StrOptions({"evidence", "cost"})],
+        "margin": [Interval(Real, 0, None, closed="neither")],
     }
 
     selection: str = "pareto"  # searches that were pickled before there were these have none
@@ -149,6 +158,8 @@ class EvolutionarySearch(Search):
         schedule: str = "one_cycle",
         tolerance: float = 1.0,
         level: float = 0.01,
+        criterion: str = "evidence",
+        margin: float = 0.01,
     ) -> None:
         self.n_generations = n_generations
         self.epochs_per_generation = epochs_per_generation
@@ -169,6 +180,8 @@ class EvolutionarySearch(Search):
         self.schedule = schedule
         self.tolerance = tolerance
         self.level = level
+        self.criterion = criterion
+        self.margin = margin
 
     def cost(self) -> float:
         """About how long the search takes, in full trainings of a constrained network."""

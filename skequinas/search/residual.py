@@ -29,6 +29,8 @@ _COMMON: dict[str, list[Any]] = {
     "discretize": ["boolean"],
     "tolerance": [_NOT_NEGATIVE],
     "level": [Interval(Real, 0.001, 0.5, closed="both")],
+    "criterion": [StrOptions({"evidence", "cost"})],
+    "margin": [Interval(Real, 0, None, closed="neither")],
 }
 
 
@@ -103,6 +105,8 @@ class AdaptiveSearch(_RelaxedSearch):
     discretize : bool, default=True
         False makes the network of the first stage itself the model, its head constrained as its other layers.
     tolerance, level : float
+    criterion : {"evidence", "cost"}, default="evidence"
+    margin : float, default=0.01
         As in `DifferentiableSearch`.
 
     References
@@ -130,6 +134,8 @@ class AdaptiveSearch(_RelaxedSearch):
         discretize: bool = True,
         tolerance: float = 1.0,
         level: float = 0.01,
+        criterion: str = "evidence",
+        margin: float = 0.01,
     ) -> None:
         self.relaxed_epochs = relaxed_epochs
         self.rate = rate
@@ -141,6 +147,8 @@ class AdaptiveSearch(_RelaxedSearch):
         self.discretize = discretize
         self.tolerance = tolerance
         self.level = level
+        self.criterion = criterion
+        self.margin = margin
 
     @property
     def mixing(self) -> str:
@@ -184,6 +192,8 @@ class ResidualPathway(_RelaxedSearch):
     discretize : bool, default=True
         False makes the network of the first stage itself the model, as in the paper.
     tolerance, level : float
+    criterion : {"evidence", "cost"}, default="evidence"
+    margin : float, default=0.01
         As in `DifferentiableSearch`.
 
     References
@@ -212,6 +222,8 @@ class ResidualPathway(_RelaxedSearch):
         discretize: bool = True,
         tolerance: float = 1.0,
         level: float = 0.01,
+        criterion: str = "evidence",
+        margin: float = 0.01,
     ) -> None:
         self.relaxed_epochs = relaxed_epochs
         self.residual_decay = residual_decay
@@ -224,6 +236,8 @@ class ResidualPathway(_RelaxedSearch):
         self.discretize = discretize
         self.tolerance = tolerance
         self.level = level
+        self.criterion = criterion
+        self.margin = margin
 
     def residual_settings(self) -> ResidualSettings:
         """A prior, of relative norms or of weights."""
