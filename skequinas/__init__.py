@@ -3,7 +3,13 @@
 from importlib.metadata import PackageNotFoundError, version
 
 from skequinas import interop  # bridges register themselves
-from skequinas.displays import BootstrapDisplay, OrbitDisplay, SearchDisplay, SymmetryDisplay
+from skequinas.displays import (
+    BootstrapDisplay,
+    OrbitDisplay,
+    SearchDisplay,
+    SymmetryByClassDisplay,
+    SymmetryDisplay,
+)
 from skequinas.estimators import (
     EquivariantNASClassifier,
     EquivariantNASRegressor,
@@ -73,6 +79,7 @@ __all__ = [
     "Subgroup",
     "SymmetryBootstrap",
     "SymmetryByClass",
+    "SymmetryByClassDisplay",
     "SymmetryDisplay",
     "bootstrap_symmetry",
     "data_parallel",

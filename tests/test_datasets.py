@@ -1,4 +1,4 @@
-"""Laws of the planted symmetry: the labels are invariant under exactly the subgroup that was asked for."""
+"""Laws of planted symmetries: images and labels are invariant under exactly the subgroup that was asked for."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from skequinas.datasets import make_planted_symmetry
+from skequinas.datasets import camera, camera_symmetry, make_camera_symmetry, make_planted_symmetry
 from skequinas.groups import PointGroup, Subgroup
 from skequinas.nn import transform_images
 
@@ -106,3 +106,58 @@ def test_the_random_state_fixes_the_task() -> None:
 def test_bad_input_is_refused(parameters: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         make_planted_symmetry(**{"images": IMAGES, **parameters})
+
+
+# --- cameras ---
+
+PIPELINES = ["demosaic", "jpeg", "jpeg 4:2:0", "demosaic + jpeg"]
+
+
+@pytest.mark.parametrize("size", [12, 15, 16, 24, 32])
+@pytest.mark.parametrize("pipeline", PIPELINES)
+def test_a_pipeline_commutes_with_exactly_the_moves_that_are_named(pipeline: str, size: int) -> None:
+    group = PointGroup.from_name("D4")
+    named = group.subgroup(camera_symmetry(pipeline, size))
+    process = camera._pipeline(pipeline, 75)
+    squares = np.random.default_rng(size).integers(256, size=(3, size, size, 3), dtype=np.uint8)
+
+    def moved(square: np.ndarray, g: int) -> np.ndarray:
+        planes = torch.from_numpy(square.transpose(2, 0, 1)[None].copy())
+        return transform_images(planes, group, g)[0].numpy().transpose(1, 2, 0).copy()
+
+    for g in group.elements:
+        changed = np.mean([process(moved(s, g)) != moved(process(s), g) for s in squares])
+        assert changed < 0.1 if g in named else changed > 0.3  # libjpeg's whole numbers round a few ties otherwise
+
+
+@pytest.mark.parametrize("images", [False, True])
+def test_camera_tasks_hold_images_as_they_were_taken_and_moved_ones(images: bool) -> None:
+    photographs = np.random.default_rng(0).integers(256, size=(2, 40, 50, 3), dtype=np.uint8) if images else None
+    X, y = make_camera_symmetry(photographs, "demosaic", n=200, size=10, random_state=0)
+    assert X.shape == (200, 10, 10, 3)
+    assert X.dtype == np.uint8
+    assert 0.35 < y.mean() < 0.65
+    again = make_camera_symmetry(photographs, "demosaic", n=200, size=10, random_state=0)
+    assert all((one == other).all() for one, other in zip((X, y), again, strict=True))
+
+    def as_taken(square: np.ndarray) -> bool:
+        """Whether a mean of the neighbours is where the filter sees no green."""
+        green = square[2:-2, 2:-2, 1].astype(float)
+        around = sum(np.roll(square[..., 1].astype(float), s, a)[2:-2, 2:-2] for s in (1, -1) for a in (0, 1)) / 4
+        rows, columns = np.indices(green.shape) % 2
+        return bool(np.abs(green - around)[rows == columns].max() <= 1)
+
+    assert all(as_taken(x) for x in X[y == 1])
+    assert 0.2 < np.mean([as_taken(x) for x in X[y == 0]]) < 0.8  # green has more symmetry than all colours
+
+
+def test_camera_tasks_refuse_what_they_cannot_take() -> None:
+    for wrong, message in (
+        ({"pipeline": "raw"}, "pipeline='raw' is unknown"),
+        ({"quality": 0}, "quality=0"),
+        ({"n": 0}, "n=0"),
+        ({"images": np.zeros((2, 20, 20))}, "images has shape"),
+        ({"images": np.zeros((2, 8, 8, 3), dtype=np.uint8)}, "size=16"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make_camera_symmetry(**wrong)

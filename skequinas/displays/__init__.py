@@ -5,8 +5,9 @@ draws it again. All need matplotlib: ``pip install "skequinas[plot]"``.
 """
 
 from skequinas.displays.bootstrap import BootstrapDisplay
+from skequinas.displays.classes import SymmetryByClassDisplay
 from skequinas.displays.orbit import OrbitDisplay
 from skequinas.displays.search import SearchDisplay
 from skequinas.displays.symmetry import SymmetryDisplay
 
-__all__ = ["BootstrapDisplay", "OrbitDisplay", "SearchDisplay", "SymmetryDisplay"]
+__all__ = ["BootstrapDisplay", "OrbitDisplay", "SearchDisplay", "SymmetryByClassDisplay", "SymmetryDisplay"]

@@ -1,14 +1,19 @@
 """What it costs to impose a symmetry: a difference of held-out scores, image by image, with its interval.
 
 Where scores are zeros and ones, as accuracies are, few images may have another score with the symmetry than without,
-and the variance of their differences tells little. So two more units are counted, one that lost and one that gained:
-the interval of Bonett and Price for paired proportions, here for images with weights and in units as well.
+and the variance of their differences tells little. There the interval is Tango's for paired proportions: all costs that
+his score test does not reject, whose variance is that under the hypothesis. With weights and units it is taken for as
+many independent images of one weight as would tell the cost as surely.
 """
 
 from __future__ import annotations
 
+import math
+from functools import partial
+
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import brentq
 from scipy.stats import norm
 
 from skequinas.training.units import sums
@@ -17,6 +22,7 @@ __all__ = ["COVERAGE", "cost_with_interval", "not_inferior"]
 
 COVERAGE = 0.95
 """Of the interval of a cost."""
+_DEVIATIONS = float(norm.ppf((1 + COVERAGE) / 2))
 
 
 def cost_with_interval(
@@ -42,23 +48,44 @@ def cost_with_interval(
 
     References
     ----------
-    Bonett and Price, Adjusted Wald confidence interval for a difference of binomial proportions based on paired data,
-    2012.
+    Tango, Equivalence test and confidence interval for the difference in proportions for the paired-sample design,
+    1998.
     """
-    of_images = np.ones(len(free)) if weights is None else weights
-    differences, sizes = sums(of_images * (free - imposed), units), sums(of_images, units)
-    cost = float(differences.sum() / sizes.sum())
-    if np.isin(free, (0.0, 1.0)).all() and np.isin(imposed, (0.0, 1.0)).all():
-        usual = sizes.mean()
-        sizes, differences = np.append(sizes, [usual, usual]), np.append(differences, [usual, -usual])
-    middle = differences.sum() / sizes.sum()
-    half = norm.ppf((1 + COVERAGE) / 2) * np.sqrt(((differences - middle * sizes) ** 2).sum()) / sizes.sum()
-    return cost, float(min(middle - half, cost)), float(max(middle + half, cost))
+    of_images, differences = np.ones(len(free)) if weights is None else weights, free - imposed
+    lost, sizes = sums(of_images * differences, units), sums(of_images, units)
+    cost = float(lost.sum() / sizes.sum())
+    error = float(np.sqrt(((lost - cost * sizes) ** 2).sum()) / sizes.sum())
+    if not (np.isin(free, (0.0, 1.0)).all() and np.isin(imposed, (0.0, 1.0)).all()):
+        return cost, cost - _DEVIATIONS * error, cost + _DEVIATIONS * error
+    losers, winners = (float(np.average(differences == sign, weights=of_images)) for sign in (1, -1))
+    n = float(of_images.sum() ** 2 / (of_images**2).sum())  # as many of one weight
+    n_units = float(sizes.sum() ** 2 / (sizes**2).sum())
+    spread = losers + winners - cost**2
+    n = min(n, spread / error**2) if error > 0 else n_units
+    score = partial(_score, losers, winners, n)
+    low = brentq(lambda c: score(c) - _DEVIATIONS, -1.0, cost) if cost > -1 else -1.0
+    high = brentq(lambda c: score(c) + _DEVIATIONS, cost, 1.0) if cost < 1 else 1.0
+    return cost, float(low), float(high)
 
 
-def not_inferior(low: float, high: float, margin: float) -> float:
-    """The p-value of "it costs the margin at least", from the interval of the cost: low, if it costs less."""
-    error = (high - low) / (2 * norm.ppf((1 + COVERAGE) / 2))
+def _score(losers: float, winners: float, n: float, cost: float) -> float:
+    """Tango's statistic of the hypothesis that the cost is so large, from the shares of those who lose and win."""
+    half = 2 - losers + winners
+    linear, constant = half * cost - losers - winners, -winners * cost * (1 - cost)
+    won = (math.sqrt(max(linear**2 - 8 * constant, 0.0)) - linear) / 4  # most likely, if the cost is so large
+    variance = max(2 * won + cost * (1 - cost), 0.0) / n
+    difference = losers - winners - cost
+    if variance == 0:
+        return math.copysign(1e6, difference) if difference else 0.0
+    return difference / math.sqrt(variance)
+
+
+def not_inferior(cost: float, low: float, high: float, margin: float) -> float:
+    """The p-value of "it costs the margin at least", from the cost and its interval.
+
+    It is that of the test that the interval belongs to where the margin is its end, and nearly so elsewhere.
+    """
+    error = (high - cost if margin > cost else cost - low) / _DEVIATIONS
     if not error > 0:
-        return float(not low < margin)
-    return float(norm.cdf(((low + high) / 2 - margin) / error))
+        return float(not cost < margin)
+    return float(norm.cdf((cost - margin) / error))

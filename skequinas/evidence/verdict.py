@@ -108,7 +108,7 @@ def accepted(
     if margin is None:
         return [h for h in group.subgroups if h.order == 1 or evidence[h.name].p_value > level]
     costs = {h: evidence[h.name] for h in group.subgroups if h.order > 1}
-    p_values = holm({h: not_inferior(e.cost_low, e.cost_high, margin) for h, e in costs.items()})
+    p_values = holm({h: not_inferior(e.cost, e.cost_low, e.cost_high, margin) for h, e in costs.items()})
     return [h for h in group.subgroups if h.order == 1 or p_values[h] <= level]
 
 
