@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 from sklearn.datasets import fetch_openml
 from sklearn.model_selection import train_test_split
 
-from skequinas import EquivariantNASClassifier
+from skequinas import DifferentiableSearch, EquivariantNASClassifier
 from skequinas.datasets import make_planted_symmetry
 from skequinas.groups import PointGroup, Subgroup
 
@@ -74,7 +75,17 @@ def planted(
 
 
 def search(name: str, X: NDArray[np.uint8], y: NDArray[np.int64], seed: int) -> EquivariantNASClassifier:
-    return EquivariantNASClassifier("D4", name, random_state=seed).fit(X, y)
+    chosen = DifferentiableSearch(entropy=0.1) if name == "differentiable, entropy" else name
+    return EquivariantNASClassifier("D4", chosen, random_state=seed).fit(X, y)
+
+
+def named_by_shares(shares: Mapping[str, Mapping[str, float]]) -> Subgroup:
+    """What half of every layer's kernel obeys at least, by the shares of a mixture, or of residuals."""
+    found = D4.whole
+    for layer in shares.values():
+        held = {h: sum(share for name, share in layer.items() if h <= D4.subgroup(name)) for h in D4.subgroups}
+        found = found & max((h for h in held if held[h] >= 0.5), key=lambda h: (h.order, held[h]))
+    return found
 
 
 def exhaustive(X: NDArray[np.uint8], y: NDArray[np.int64], seed: int) -> EquivariantNASClassifier:
@@ -98,7 +109,15 @@ def main() -> None:
     parser.add_argument(
         "--models",
         nargs="+",
-        choices=["evolutionary", "differentiable", "adaptive", "residual", "random", "exhaustive"],
+        choices=[
+            "evolutionary",
+            "differentiable",
+            "differentiable, entropy",
+            "adaptive",
+            "residual",
+            "random",
+            "exhaustive",
+        ],
         default=["evolutionary", "differentiable"],
     )
     parser.add_argument("--classes", action="store_true", help="labels tell the class and the coset")
@@ -106,7 +125,7 @@ def main() -> None:
     parser.add_argument("--forgiven", type=float, default=0.0)
     options = parser.parse_args()
 
-    outcomes: dict[tuple[int, str], list[tuple[bool, bool, bool, bool, int, float, float]]] = {}
+    outcomes: dict[tuple[int, str], list[tuple[float, ...]]] = {}
     for source in options.sources:
         training, test = load(options.data, source)
         for n in options.train:
@@ -123,12 +142,18 @@ def main() -> None:
                         found = D4.subgroup(model.learned_symmetry_.group)
                         accuracy = model.score(X_test, y_test)
                         doubts = model.learned_symmetry_.indistinct
+                        possible = model.learned_symmetry_.confidence_set
+                        shares = model.learned_symmetry_.layer_weights
+                        by_shares = named_by_shares(shares) if shares else None
                         distance = lattice_distance(found, subgroup)
                         outcome = (
                             found == subgroup,
                             not found <= subgroup,
                             found < subgroup,
                             subgroup.name in (doubts or (found.name,)),
+                            subgroup.name in possible,
+                            len(possible),
+                            by_shares == subgroup,
                             distance,
                             accuracy,
                             seconds,
@@ -136,7 +161,8 @@ def main() -> None:
                         outcomes.setdefault((n, name), []).append(outcome)
                         print(
                             f"{source} n={n} seed {seed} planted {subgroup.name}: {name} {found.name} {accuracy:.4f} "
-                            f"{seconds:.1f} s, left open: {', '.join(doubts[1:]) or 'nothing'}",
+                            f"{seconds:.1f} s, left open: {', '.join(doubts[1:]) or 'nothing'}; "
+                            f"confidence set: {', '.join(possible)}; by shares: {by_shares}",
                             flush=True,
                         )
 
@@ -144,14 +170,15 @@ def main() -> None:
     print(f"{options.forgiven}; sources {', '.join(options.sources)}; seeds {options.seeds}")
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads\n")
     columns = (
-        "| n | model | runs | exact | breaks too little | breaks too much | planted group named | mean lattice distance"
+        "| n | model | runs | exact | breaks too little | breaks too much | planted group named | in the confidence set "
+        "| groups in it | named by shares | mean lattice distance"
     )
-    print(f"{columns} | test accuracy | seconds |\n|{' --- |' * 10}")
+    print(f"{columns} | test accuracy | seconds |\n|{' --- |' * 13}")
     for (n, name), rows in outcomes.items():
-        exact, too_large, too_small, named, distance, accuracy, seconds = np.mean(rows, axis=0)
+        exact, too_large, too_small, named, covered, size, shared, distance, accuracy, seconds = np.mean(rows, axis=0)
         print(
             f"| {n:,} | {name} | {len(rows)} | {100 * exact:.1f} % | {100 * too_large:.1f} % | {100 * too_small:.1f} % "
-            f"| {100 * named:.1f} % | {distance:.2f} | {accuracy:.3f} | {seconds:.1f} |"
+            f"| {100 * named:.1f} % | {100 * covered:.1f} % | {size:.1f} | {100 * shared:.1f} % | {distance:.2f} | {accuracy:.3f} | {seconds:.1f} |"
         )
 
 

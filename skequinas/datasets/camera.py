@@ -94,9 +94,9 @@ def camera_symmetry(pipeline: str, size: int) -> str:
     Demosaicing of a Bayer filter commutes with every move of images whose sides are odd, and of others with the mirror
     about the main diagonal alone. The blocks of JPEG are moved to blocks if the sides are multiples of 8; its
     quantisation is the same for half turns and both mirrors (libjpeg, which counts in whole numbers, rounds ties
-    otherwise when left and right are exchanged: 2 % of the pixels of noise). At half the resolution colours are interpolated from their
-    left and right neighbours alone, which leaves the up-down mirror, at multiples of 16. Two pipelines leave what both
-    leave.
+    otherwise when left and right are exchanged: 2 % of the pixels of noise). At half the resolution colours are
+    interpolated from their left and right neighbours alone, which leaves the up-down mirror, at multiples of 16. Two
+    pipelines leave what both leave.
 
     Parameters
     ----------
