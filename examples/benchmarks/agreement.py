@@ -5,7 +5,8 @@
 Each file holds ``X, y`` and ``split`` (0 for training images), or ``X_train, y_train``; ``FILE:name`` names the target.
 Only the searches run: final trainings end after one epoch, and no test image is touched. For each pair it is told
 whether the answers are the same, whether one contains the other, or neither, and whether the second search's answer is
-among those between which the first one's third line says that the data do not settle, and the other way round.
+among those between which the first one's third line says that the data do not settle, and the other way round. Each
+seed draws images of its own, or with ``--same-images`` only the split, the start and the order of the rows.
 """
 
 from __future__ import annotations
@@ -62,6 +63,7 @@ def main() -> None:
     parser.add_argument("--group", default="D4")
     parser.add_argument("--train", type=int, nargs="+", default=[500, 1000, 2000])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--same-images", action="store_true", help="all seeds have those of seed 0")
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
@@ -70,7 +72,7 @@ def main() -> None:
         X, y = load(name)
         for n in options.train:
             for seed in options.seeds:
-                rows = np.random.default_rng(seed).permutation(len(X))[:n]
+                rows = np.random.default_rng(0 if options.same_images else seed).permutation(len(X))[:n]
                 given = X[rows], y[rows], options.group
                 (a, a_seconds), (b, b_seconds) = (
                     verdict(*given, search, seed, name in options.regression_data)
