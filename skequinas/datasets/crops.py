@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import check_random_state
 
+from skequinas.io.images import cut_at
+
 __all__ = ["random_crops"]
 
 
@@ -16,7 +18,8 @@ def random_crops(X: ArrayLike, size: int, *, random_state: int | np.random.Rando
 
     What a pipeline did to images can break a symmetry that their objects have, by the place of every pixel in the
     pipeline's grid: that of a Bayer filter (2 pixels), of JPEG (8, or 16). Cut at random places, images have lost it if
-    they are cut by one pixel less than the grid's period at least. So a symmetry that a model finds broken in whole
+    there are as many places to cut them at, in either direction, as the grid's period or a multiple of it: if they are
+    smaller by 15 pixels for all three. So a symmetry that a model finds broken in whole
     images, and not in such crops, may be broken by the pipeline alone. Fit on crops, and ask about others by
     ``symmetry_evidence(..., crop="random")``.
 
@@ -54,6 +57,4 @@ def random_crops(X: ArrayLike, size: int, *, random_state: int | np.random.Rando
         raise ValueError(f"size={size} must lie between 1 and the shorter side of the images, {min(height, width)}.")
     rng = check_random_state(random_state)
     tops, lefts = (rng.randint(side - size + 1, size=len(images)) for side in (height, width))
-    rows, columns = (first[:, None] + np.arange(size) for first in (tops, lefts))
-    cut: NDArray[Any] = images[np.arange(len(images))[:, None, None], rows[:, :, None], columns[:, None, :]]
-    return cut
+    return cut_at(images, tops, lefts, (size, size))

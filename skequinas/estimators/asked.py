@@ -13,7 +13,7 @@ from torch import Tensor
 from skequinas.estimators.preparation import read_more
 from skequinas.estimators.units import checked_groups, units_of
 from skequinas.groups import PointGroup, group_on_images
-from skequinas.io.images import as_array, as_images, channel_axis
+from skequinas.io.images import as_array, as_images, channel_axis, cut_at
 from skequinas.io.preprocessing import Preprocessing
 from skequinas.io.stored import taken_from
 from skequinas.nn.architecture import Architecture
@@ -59,17 +59,17 @@ class AskedMixin:
         fits = whole.ndim == 1 + len(shape) and all(
             whole.shape[1 + i] >= side if i in places else whole.shape[1 + i] == side for i, side in enumerate(shape)
         )
-        if not fits:
+        if not fits or self.n_features_in_ < math.prod(shape):
             raise ValueError(
                 f"X has shape {whole.shape}; with crop='random' it must hold images at least as large as those that "
-                f"the model was fitted with, {shape}, in the same order of axes."
+                f"the model was fitted with, {shape}, in the same order of axes and as images, not as rows of pixels."
             )
         sides = [whole.shape[1 + i] for i in places]
         labels = checked_groups(groups, whole)
         units = units_of(as_images(whole, whole.shape[1:]), labels, group_on_images(group, *sides))
         firsts = [rng.randint(whole.shape[1 + i] - shape[i] + 1, size=len(whole)) for i in places]
-        rows, columns = (first[:, None] + np.arange(shape[i]) for first, i in zip(firsts, places, strict=True))
         last = np.moveaxis(whole, 1 + axis, -1) if axis is not None else whole
-        cut = last[np.arange(len(whole))[:, None, None], rows[:, :, None], columns[:, None, :]]
+        tops, lefts = firsts
+        cut = cut_at(last, tops, lefts, tuple(shape[i] for i in places))
         cut = np.moveaxis(cut, -1, 1 + axis) if axis is not None else cut
         return cut, np.arange(len(whole)) if units is None else units

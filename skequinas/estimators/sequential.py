@@ -11,11 +11,10 @@ from numpy.typing import ArrayLike, NDArray
 from skequinas.estimators.base import BaseEquivariantNAS
 from skequinas.estimators.units import fingerprints
 from skequinas.evidence.evalues import adjusted_e_values, log_e_values, mean_of_products
-from skequinas.evidence.orbit import best_variance, orbit_log_probabilities, outputs_to_test
+from skequinas.evidence.orbit import orbit_log_probabilities, outputs_to_test
 from skequinas.evidence.witness import check_witness
 from skequinas.groups import PointGroup, Subgroup, group_on_images, parse_group
 from skequinas.runtime.process import fitting_state
-from skequinas.training import DivergenceError
 
 __all__ = ["SequentialSymmetryTest"]
 
@@ -69,7 +68,6 @@ class SequentialSymmetryTest:
         self._logs: dict[Subgroup, NDArray[np.float64]] = {}
         self._known = np.zeros(0, dtype=np.uint64)
         self._moves: PointGroup | None = None
-        self._variance: float | None = None
         self.e_values_ = {}
 
     def update(self, model: BaseEquivariantNAS, X: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None) -> Self:
@@ -81,7 +79,8 @@ class SequentialSymmetryTest:
             Fitted on other images. It may be another one each time, fitted on images of earlier updates too: what it
             says of new images is evidence all the same. So may the data: several data sets give evidence together.
         X, y, groups
-            As in `symmetry_evidence`. Images of one group have to come in one update.
+            As in `symmetry_evidence`. Images of one group have to come in one update, and near copies of each other
+            too: between updates exact ones alone are found.
 
         Returns
         -------
@@ -108,14 +107,9 @@ class SequentialSymmetryTest:
                     f"X has {known} images that were in an earlier update, moved or not: they are no new evidence. "
                     "Leave them out."
                 )
-            outputs = outputs_to_test(model.network_, data, moves)
-            if not bool(outputs.isfinite().all()):
-                raise DivergenceError("The outputs of the network are NaN or infinite, so they are no evidence.")
-            # nothing but images of before may tell how sure to be of the next ones
-            variance = best_variance(outputs, data) if self._variance is None else self._variance
-            logs = orbit_log_probabilities(outputs, data, variance=variance)
+            logs = orbit_log_probabilities(outputs_to_test(model.network_, data, moves), data)
             found = log_e_values(logs, moves, data.sample_weights(), data.units)
-        self._moves, self._variance = moves, variance
+        self._moves = moves
         self._logs = {h: log_e + self._logs.get(h, 0.0) for h, log_e in found.items()}
         self._known = np.union1d(self._known, own)
         self.n_images_ += len(own)

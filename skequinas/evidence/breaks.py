@@ -3,9 +3,12 @@ r"""How small a break of a symmetry would have been seen, and which breaks the d
 That a symmetry is not rejected says little unless a break of it would have been noticed. So a break is imagined, as
 large as one likes, and asked about with the same network, images and test: a share of the images *break* a group K down
 to a subgroup H if, moved by an element of K that H lacks, each of them looks to the network like an image of another
-class: of the one that images of its own class are most easily mistaken for (of any image, where targets are numbers).
+class: of the one whose images are most easily mistaken for its own (like any other image, where targets are numbers).
 What the network says of such an image is known from the held-out images of that class. A network that cannot tell the
-classes apart would notice no break, and that is what comes out.
+classes apart would notice no break, and that is what comes out. Neither would a network that hardly changes when images
+are moved, whether it was built so or trained so on moved images: where outputs change by less than a tenth of their
+variation between images, no break counts as seen. So the witness has to be free to break the symmetries, and trained on
+images as they are.
 
 Two numbers follow for every subgroup. The *smallest break* is the share of images for which the orbit test would reject
 the group with a probability of 80 %. And the other way round, a group that is larger than the truth is broken, by
@@ -33,6 +36,10 @@ __all__ = ["BROKEN_SHARE", "Breaks", "breaks", "rivals"]
 BROKEN_SHARE = 0.2
 """A symmetry that is broken counts as broken by this share of the images at least."""
 _LEVEL, _POWER = 0.01, 0.8
+_SEEN = 0.1
+"""Of the variation of the outputs between images, what moves have to change for a break to be seen at all."""
+_FEWEST = 20
+"""Sums over fewer units than these are not taken as normal."""
 
 
 class Breaks(NamedTuple):
@@ -53,7 +60,7 @@ class Breaks(NamedTuple):
 
 
 def rivals(probabilities: NDArray[np.float64] | None, targets: Tensor, rng: np.random.Generator) -> NDArray[np.int64]:
-    """For every image another, of the class that its own is most easily mistaken for.
+    """For every image another, of the class whose images are most easily mistaken for its own.
 
     Parameters
     ----------
@@ -69,7 +76,7 @@ def rivals(probabilities: NDArray[np.float64] | None, targets: Tensor, rng: np.r
     """
     n = len(targets)
     if probabilities is None:
-        return rng.integers(n, size=n)
+        return (np.arange(n) + rng.integers(1, max(n, 2), size=n)) % n
     classes = targets.cpu().numpy()
     present = np.unique(classes)
     rows = {c: np.flatnonzero(classes == c) for c in present}
@@ -88,6 +95,7 @@ def breaks(
     group: PointGroup,
     weights: NDArray[np.float64] | None = None,
     units: NDArray[np.int64] | None = None,
+    changes: NDArray[np.float64] | None = None,
 ) -> Breaks:
     """Imagine breaks of all subgroups.
 
@@ -100,6 +108,8 @@ def breaks(
     group : PointGroup
     weights, units : ndarray of shape (n,), optional
         How much each image counts, and which are not independent of each other.
+    changes : ndarray of shape (order,), optional
+        How much the outputs change under each element, relative to how they vary between images.
     """
     number = len(group.subgroups) - 1
     smallest = dict.fromkeys(group.subgroups, math.inf)
@@ -109,6 +119,9 @@ def breaks(
         if k.order == 1:
             continue
         found = [_Break(own, others, k, h, weights, units) for h in k.maximal_subgroups]
+        for h, one in zip(k.maximal_subgroups, found, strict=True):
+            beyond = [e for e in k.elements if e not in h.elements]
+            one.seen = changes is None or float(np.mean(changes[beyond])) >= _SEEN
         smallest[k] = max(one.smallest(_LEVEL / number) for one in found)
         for h, one in zip(k.maximal_subgroups, found, strict=True):
             ends[h] = min(ends[h], len(covers[h]) * one.p_value(BROKEN_SHARE))
@@ -133,6 +146,7 @@ class _Break:
         whole = sums(factors * softmax(own[elements], axis=0), units)
         broken = sums(factors * softmax(np.where(kept, own[elements], others[elements]), axis=0), units)
         more = broken[0] - broken.mean(0)
+        self.seen, self.n_units = True, more.size
         self.excess = float((whole[0] - whole.mean(0)).sum())
         self.shift, self.squares = float(more.sum()), float((more**2).sum())
         self.variance, self.broken_variance = float(whole.var(0).sum()), float(broken.var(0).sum())
@@ -148,13 +162,13 @@ class _Break:
             critical = float(norm.isf(level)) * under_moves
             return share * self.shift - critical - float(norm.ppf(_POWER)) * self._error(share)
 
-        if self.shift <= 0 or surplus(1.0) < 0:
+        if not self.seen or self.shift <= 0 or surplus(0.0) >= 0 or surplus(1.0) < 0:
             return math.inf
-        return float(brentq(surplus, 0.0, 1.0, xtol=1e-4)) if surplus(0.0) < 0 else 0.0
+        return float(brentq(surplus, 0.0, 1.0, xtol=1e-4))
 
     def p_value(self, share: float) -> float:
         """Of the hypothesis that so large a share, or a larger one, break it."""
         error = self._error(share)
-        if self.shift <= 0 or error == 0:
+        if not self.seen or self.shift <= 0 or error == 0 or self.n_units < _FEWEST:
             return 1.0
         return float(norm.cdf((self.excess - share * self.shift) / error))

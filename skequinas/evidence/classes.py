@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +31,9 @@ from skequinas.training.units import numbered
 __all__ = ["SymmetryByClass", "symmetry_by_class"]
 
 
+_MOST_MOVES = 100_000
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class SymmetryByClass:
     """What held-out images of every class say about the subgroups of a group.
@@ -50,6 +54,7 @@ class SymmetryByClass:
         From each class to a dict: from every subgroup to by how much the score of its images falls when the network is
         averaged over the subgroup, with the ends of the 95 % interval.
     level : float, default=0.01
+        Those with a p-value of at most this are broken.
     """
 
     group: str
@@ -137,7 +142,7 @@ def symmetry_by_class(
     check_witness(model)
     if not 0 < level < 1:
         raise ValueError(f"level={level} must lie between 0 and 1.")
-    if by is None and np.asarray(as_array(y, "y")).dtype.kind == "f" and not hasattr(model, "classes_"):
+    if by is None and not hasattr(model, "classes_"):
         raise ValueError(
             "y holds numbers, so there are no classes. Pass by=..., a label for each image, such as "
             "by=np.digitize(y, np.quantile(y, [0.25, 0.5, 0.75]))."
@@ -148,6 +153,8 @@ def symmetry_by_class(
         asked = parse_group(group)
         data = model._held_out(X, y, groups, asked)
         moves = group_on_images(asked, *data.images.shape[2:])
+        if moves.order == 1:
+            raise ValueError(f"group={asked.name!r} leaves no move of these images to ask about. Choose a larger one.")
         rng = np.random.default_rng(check_random_state(random_state).randint(np.iinfo(np.int32).max))
         outputs = moved_outputs(model.network_, data, moves)
         scores, _ = averaged_over_subgroups(outputs, data, moves)
@@ -167,7 +174,13 @@ def _by_class(
 ) -> SymmetryByClass:
     tested = [h for h in group.subgroups if h.order > 1]
     classes = np.unique(labels)
-    n_moves = max(999, int(np.ceil(2 * len(classes) * len(tested) / level)))  # so that adjusted p-values can be small
+    number = len(classes) * len(tested)
+    n_moves = max(999, math.ceil(2 * number / level))  # so that adjusted p-values can be small
+    if n_moves > _MOST_MOVES:
+        raise ValueError(
+            f"level={level:g} is too small for {len(classes)} classes and {len(tested)} subgroups: {n_moves:,} random "
+            f"moves would be needed. Set level={2 * number / _MOST_MOVES:.2g} or higher, or ask about fewer of them."
+        )
     raw, costs = {}, {}
     rows_of = {c: np.flatnonzero(labels == c) for c in classes}
     scale = best_scale(logs, None)  # one for all classes, which moves do not change
@@ -176,7 +189,7 @@ def _by_class(
         for h in tested:
             at_rows = logs[scale][list(h.elements)][None][..., rows]
             raw[c, h] = orbit_test(at_rows, None, rng, n_moves, together)
-            costs[c, h] = cost_with_interval(scores[group.trivial][rows], scores[h][rows], None, together)
+            costs[c, h] = cost_with_interval(scores[group.trivial][rows], scores[h][rows], None, together)[:3]
     adjusted = holm(raw)
     names = [c.item() if isinstance(c, np.generic) else c for c in classes]
     return SymmetryByClass(

@@ -5,7 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from skequinas.evidence.verdict import UNINFORMED, Evidence, accepted, confidence_set, indistinct, level_band
+from skequinas.evidence.verdict import (
+    UNINFORMED,
+    Evidence,
+    accepted,
+    confidence_set,
+    indistinct,
+    largest_accepted,
+    level_band,
+)
 from skequinas.evidence.words import in_words, not_in_words
 from skequinas.groups import PointGroup
 
@@ -51,16 +59,17 @@ class Conclusions:
 
     @property
     def confidence_set(self) -> tuple[str, ...]:
-        """The groups that may be all the symmetry that the task has, with `confidence`, the verdict first.
+        """The groups that may be all the symmetry that the task has, with `confidence`, the verdict by evidence first.
 
-        Those that the data reject are left out, and those whose next larger group is not rejected and would have been,
-        had a fifth of the images broken it (see `skequinas.evidence.breaks`). Empty without evidence.
+        Those that the data reject are left out, and those that have a larger group which is not rejected, and to which
+        the symmetry would end only if a fifth of the images broke larger ones, which is ruled out (see
+        `skequinas.evidence.breaks`). Empty without evidence.
         """
         if self.evidence is None:
             return ()
         names = [h.name for h in confidence_set(self._group, self.evidence, self.level)]
-        called = self.indistinct[0]
-        return tuple(sorted(names, key=lambda name: name != called))
+        called = largest_accepted(self._group, self.evidence, self.level)
+        return tuple(sorted(names, key=lambda name: name != called.name))
 
     @property
     def confidence(self) -> float:
@@ -134,7 +143,7 @@ class Conclusions:
         """A sentence on what a group costs at most, where one is imposed."""
         assert self.evidence is not None
         high = self.evidence[name].cost_high
-        if name == "C1" or math.isnan(high):
+        if name == "C1" or not math.isfinite(high):
             return ""
         if high <= 0:
             return f" To impose {name} costs nothing (95 %)."
@@ -142,7 +151,9 @@ class Conclusions:
 
     def _amount(self, score: float) -> str:
         """A difference of scores in words."""
-        return f"{score:.3f} of the variance" if self.regression else f"{100 * score:.1f} points"
+        if self.regression:
+            return f"{score:.2g} of the variance" if score < 0.001 else f"{score:.3f} of the variance"
+        return f"{100 * score:.2g} points" if score < 0.001 else f"{100 * score:.1f} points"
 
     def _chance(self, name: str) -> str:
         """The p-value in words."""
@@ -199,7 +210,10 @@ class Conclusions:
         if math.isnan(share):
             return f" Nothing speaks against {called}; that is no proof of it."
         if math.isinf(share):
-            return f" Nothing speaks against {called}, but this network would not have seen any break of it."
-        seen = f"a break of it in {100 * share:.2g} % of the images would have been seen (power 80 %)"
-        sure = f"{100 * self.confidence:g} % confidence set: {', '.join(self.confidence_set)}"
+            return f" Nothing speaks against {called}, but this network would not have seen every break of it."
+        percent = f"{100 * share:.0f}" if share > 0.095 else f"{100 * share:.1f}"
+        how = "power 80 %" if self.level == 0.01 else "power 80 %, level 0.01"
+        seen = f"a break of it in {percent} % of the images would have been seen ({how})"
+        names = ", ".join(self.confidence_set)
+        sure = f"{100 * self.confidence:g} % confidence set if breaks are of 20 % or more: {names}"
         return f" Nothing speaks against {called}, and {seen}; {sure}."

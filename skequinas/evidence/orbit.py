@@ -143,16 +143,11 @@ def gather_evidence(network: nn.Module, data: DataPart, group: PointGroup, seed:
     DivergenceError
         When an output is not finite.
     """
-    outputs, weights = moved_outputs(network, data, group), data.sample_weights()
-    if not bool(outputs.isfinite().all()):
-        raise DivergenceError("The outputs of the network are NaN or infinite, so they are no evidence.")
-    units = data.units
+    outputs, weights, units = moved_outputs(network, data, group), data.sample_weights(), data.units
     scores, losses = averaged_over_subgroups(outputs, data, group)
     chance = _chance_p_value(outputs[0], data, np.random.default_rng(seed))
     asked = outputs_to_test(network, data, group) if fair_offset(group) else outputs
     logs = orbit_log_probabilities(asked, data)
-    if not np.isfinite(logs).all():
-        raise DivergenceError("What the network says about the targets is NaN or infinite, so it is no evidence.")
     rng = np.random.default_rng(seed)
     tested = [h for h in group.subgroups if h.order > 1]
     n_moves = max(_MOVES, 1000 * (len(tested) + 1) - 1)  # so that adjusted p-values can be below 0.001
@@ -162,7 +157,7 @@ def gather_evidence(network: nn.Module, data: DataPart, group: PointGroup, seed:
     rows = rivals(_class_probabilities(asked[0], data, best), data.targets, np.random.default_rng([seed, 1]))
     of_rivals = asked[:, torch.from_numpy(rows).to(asked.device)]
     others = orbit_log_probabilities(of_rivals, data, [best], best_variance(asked, data))[0]
-    broken = breaks(logs[best], others, group, weights, units)
+    broken = breaks(logs[best], others, group, weights, units, _changes(asked))
     e_values = adjusted_e_values({h: mean_of_products(e) for h, e in log_e_values(logs, group, weights, units).items()})
 
     def evidence(h: Subgroup) -> Evidence:
@@ -170,10 +165,17 @@ def gather_evidence(network: nn.Module, data: DataPart, group: PointGroup, seed:
         rise = mean_with_error(losses[h] - losses[group.trivial], weights, units)
         p_value = min((adjusted[k] for k in adjusted if k <= h), default=1.0)
         e_value = max((e_values[k] for k in e_values if k <= h), default=1.0)
-        free = scores[group.trivial]
-        cost = cost_with_interval(free, scores[h], weights, units) if h.order > 1 else (0.0, 0.0, 0.0)
-        tests = p_value, p_values.get(h, 1.0), chance
-        return Evidence(*score, *rise, *tests, *cost, e_value, broken.smallest[h], broken.end_p_values[h])
+        return Evidence(
+            *score,
+            *rise,
+            p_value=p_value,
+            raw_p_value=p_values.get(h, 1.0),
+            chance_p_value=chance,
+            **cost_with_interval(scores[group.trivial], scores[h], weights, units)._asdict(),
+            e_value=e_value,
+            smallest_break=broken.smallest[h],
+            end_p_value=broken.end_p_values[h],
+        )
 
     return {h.name: evidence(h) for h in group.subgroups}
 
@@ -234,7 +236,18 @@ def moved_outputs(network: nn.Module, data: DataPart, group: PointGroup, offset:
         inputs = data.batch(rows).inputs
         moved = (transform_images(inputs, group, g, offset) for g in group.elements)
         parts.append(torch.stack([network(x if disc is None else x * disc) for x in moved]))
-    return torch.cat(parts, 1)
+    outputs = torch.cat(parts, 1)
+    if not bool(outputs.isfinite().all()):
+        raise DivergenceError("The outputs of the network are NaN or infinite, so they are no evidence.")
+    return outputs
+
+
+def _changes(outputs: Tensor) -> NDArray[np.float64]:
+    """How much outputs change under each element, relative to how they vary between images: (order,)."""
+    values = outputs.double()
+    variation = float((values[0] - values[0].mean(0)).square().sum(1).mean())
+    changes: NDArray[np.float64] = (values - values[0]).square().sum(2).mean(1).cpu().numpy()
+    return np.sqrt(changes / variation) if variation else np.zeros(len(outputs))
 
 
 def averaged_over_subgroups(
@@ -275,14 +288,23 @@ def orbit_log_probabilities(
 
     It is known up to a constant for each image. The numbers of scales may be given, all by default; and in a regression
     the variance of the errors where the scale is 1, that of each image's best copy by default.
+
+    Raises
+    ------
+    DivergenceError
+        When a logarithm is not finite.
     """
     loss, targets = data.objective.loss, data.targets
     factors = np.array(_FACTORS)[slice(None) if scales is None else list(scales)]
     if data.objective.is_likelihood:
-        return np.stack([-_losses(loss, scale * outputs, targets) for scale in factors.tolist()])
-    squares, n_targets = _losses(loss, outputs, targets), targets[0].numel()
-    variances = (_variance(squares) if variance is None else variance) / factors  # of normal errors
-    return np.stack([-n_targets / 2 * (squares / v + np.log(v)) for v in variances])
+        logs = np.stack([-_losses(loss, scale * outputs, targets) for scale in factors.tolist()])
+    else:
+        squares, n_targets = _losses(loss, outputs, targets), targets[0].numel()
+        variances = (_variance(squares) if variance is None else variance) / factors  # of normal errors
+        logs = np.stack([-n_targets / 2 * (squares / v + np.log(v)) for v in variances])
+    if not np.isfinite(logs).all():
+        raise DivergenceError("What the network says about the targets is NaN or infinite, so it is no evidence.")
+    return logs
 
 
 @torch.inference_mode()

@@ -106,7 +106,8 @@ class LearnedSymmetry(Conclusions):
         values = {name: _plain(value) for name, value in vars(self).items()}
         if self.evidence is not None:
             values["evidence"] = {name: _plain(e._asdict()) for name, e in self.evidence.items()}
-        return values | {"verdicts": self.verdicts, "indistinct": list(self.indistinct), "informed": self.informed}
+        sets = {"indistinct": list(self.indistinct), "confidence_set": list(self.confidence_set)}
+        return values | {"verdicts": self.verdicts, "informed": self.informed, "confidence": self.confidence} | sets
 
     def alike(self) -> list[list[str]]:
         """The subgroups in sets of conjugates with the same verdict, in the order of the group's subgroups.
@@ -187,7 +188,7 @@ class LearnedSymmetry(Conclusions):
             _table("Measured change of the output when the image is moved (0: none)", list(changes), [changes]),
         ]
         if self.evidence is not None:
-            columns = ["subgroup", "held-out score", "rise of the loss", "p-value", "verdict"]
+            columns = ["subgroup", "held-out score", "rise of the loss", "cost (95 %)", "p-value", "verdict"]
             sets = {self._witness(names): names for names in self.alike()} if len(self.evidence) > 12 else {}
             rows = [
                 {
@@ -195,6 +196,7 @@ class LearnedSymmetry(Conclusions):
                     + (f" and {len(sets[name]) - 1} alike" if len(sets.get(name, ())) > 1 else ""),
                     "held-out score": f"{e.score:.3f} &plusmn; {e.score_error:.3f}",
                     "rise of the loss": f"{e.loss_rise:+.3f} &plusmn; {e.loss_rise_error:.3f}",
+                    "cost (95 %)": f"{e.cost:.3f} ({e.cost_low:.3f} to {e.cost_high:.3f})",
                     "p-value": f"{e.p_value:.2g}",
                     "verdict": escape(self.verdicts[name]),
                 }

@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from skequinas.evidence.costs import not_inferior
+from skequinas.evidence.costs import Cost, not_inferior
 from skequinas.groups import PointGroup, Subgroup
 
 __all__ = [
@@ -50,6 +50,10 @@ class Evidence(NamedTuple):
     cost, cost_low, cost_high : float
         By how much the score falls when the subgroup is imposed by averaging (negative: it rises), and the ends of its
         95 % interval, image by image, see `skequinas.evidence.costs`. NaN in files of before, as all that follows.
+    lost, won : float
+        In a classification, the share of the images that lose by it, and of those that win.
+    n_effective : float
+        As many independent images would tell the cost as surely.
     e_value : float
         Evidence against the subgroup that may be looked at at any time, adjusted for the number of subgroups; it is
         rejected at every level down to 1 divided by it, also one that is chosen afterwards, see
@@ -72,9 +76,17 @@ class Evidence(NamedTuple):
     cost: float = math.nan
     cost_low: float = math.nan
     cost_high: float = math.nan
+    lost: float = math.nan
+    won: float = math.nan
+    n_effective: float = math.nan
     e_value: float = math.nan
     smallest_break: float = math.nan
     end_p_value: float = math.nan
+
+    def may_cost(self, margin: float) -> float:
+        """The p-value of "to impose it costs the margin at least"."""
+        own = (self.cost, self.cost_low, self.cost_high, self.lost, self.won, self.n_effective)
+        return not_inferior(Cost(*own), margin)
 
 
 def evidence_from_json(values: Mapping[str, list[float]], group: PointGroup) -> dict[str, Evidence]:
@@ -103,12 +115,14 @@ def accepted(
     level : float
     margin : float, optional
         Where it is given, costs decide: accepted is what has been shown to cost less than the margin, at the level,
-        adjusted for the number of subgroups (Holm). Otherwise what the orbit test does not reject.
+        adjusted for the number of subgroups (Holm), by a network that knows more than chance. Otherwise what the orbit
+        test does not reject.
     """
     if margin is None:
         return [h for h in group.subgroups if h.order == 1 or evidence[h.name].p_value > level]
-    costs = {h: evidence[h.name] for h in group.subgroups if h.order > 1}
-    p_values = holm({h: not_inferior(e.cost, e.cost_low, e.cost_high, margin) for h, e in costs.items()})
+    if evidence["C1"].chance_p_value > UNINFORMED:
+        return [group.trivial]
+    p_values = holm({h: evidence[h.name].may_cost(margin) for h in group.subgroups if h.order > 1})
     return [h for h in group.subgroups if h.order == 1 or p_values[h] <= level]
 
 
@@ -122,9 +136,9 @@ def largest_accepted(
 def confidence_set(group: PointGroup, evidence: Mapping[str, Evidence], level: float) -> list[Subgroup]:
     """The groups that may be all the symmetry there is, with a confidence of 1 - 2 ``level``.
 
-    Left out are groups that are rejected at the level, and those in a next larger group that is not, and whose break by
-    a fifth of the images is ruled out at the level. The truth is rejected with a probability of the level at most, and
-    ruled out with another, if what breaks a larger symmetry are a fifth of the images or more.
+    Left out are groups that are rejected at the level, and those with a next larger group that is not and an
+    `Evidence.end_p_value` of at most the level. The truth is rejected with a probability of the level at most, and left
+    out for the second reason with another, if larger symmetries are broken by a fifth of the images or more.
     """
     kept = accepted(group, evidence, level)
     larger = {h: [k for k in kept if h in k.maximal_subgroups] for h in kept}

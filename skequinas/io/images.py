@@ -146,6 +146,15 @@ def channel_axis(shape: tuple[int, ...]) -> int | None:
     return 0 if shape[0] < shape[2] else 2
 
 
+def cut_at(
+    images: NDArray[Any], tops: NDArray[np.integer], lefts: NDArray[np.integer], size: tuple[int, ...]
+) -> NDArray[Any]:
+    """Of every image (n, height, width, ...) the part of a size (height, width) at its own place."""
+    rows, columns = (first[:, None] + np.arange(side) for first, side in zip((tops, lefts), size, strict=True))
+    cut: NDArray[Any] = images[np.arange(len(images))[:, None, None], rows[:, :, None], columns[:, None, :]]
+    return cut
+
+
 def as_images(X: NDArray[Any], image_shape: tuple[int, ...]) -> Tensor:
     """Finite numbers of shape (n, ...) as a tensor (n, channels, height, width): uint8 and floats as they are.
 

@@ -79,7 +79,8 @@ class DifferentiableSearch(TighteningSearch):
         is the largest that was shown to cost less than the margin, in held-out score: images that all stand upright
         do not look the same when they are mirrored, and a network may be made to treat them so all the same.
     margin : float, default=0.01
-        With ``criterion="cost"``: the accuracy, or the share of the targets' variance, that a symmetry may cost.
+        With ``criterion="cost"``: the accuracy, or the share of the targets' variance, that a symmetry may cost. Where
+        one class is much more common than others accuracy tells little of these.
 
     References
     ----------

@@ -96,7 +96,8 @@ class EvolutionarySearch(Search):
         is the largest that was shown to cost less than the margin, in held-out score: images that all stand upright
         do not look the same when they are mirrored, and a network may be made to treat them so all the same.
     margin : float, default=0.01
-        With ``criterion="cost"``: the accuracy, or the share of the targets' variance, that a symmetry may cost.
+        With ``criterion="cost"``: the accuracy, or the share of the targets' variance, that a symmetry may cost. Where
+        one class is much more common than others accuracy tells little of these.
 
     References
     ----------
@@ -222,6 +223,8 @@ class EvolutionarySearch(Search):
     def check_start(self, architecture: Architecture) -> None:
         """Refuse a head that is free where the search would have to constrain it."""
         super().check_start(architecture)
+        if self.criterion == "cost" and not self.guided:
+            raise ValueError("criterion='cost' decides on nothing with guided=False. Leave one of them out.")
         if architecture.head == "free" and self.guided and architecture.group.order > 1:
             raise ValueError(
                 "architecture has head='free', so that its function has no symmetry, and a guided search constrains "

@@ -78,6 +78,8 @@ class TighteningSearch(Search):
     def check_start(self, architecture: Architecture) -> None:
         """Refuse an architecture that is constrained to anything but the whole group, but for a free head."""
         super().check_start(architecture)
+        if self.criterion == "cost" and not self.discretize:
+            raise ValueError("criterion='cost' decides on nothing with discretize=False. Leave one of them out.")
         if architecture.head == "free" and self.discretize:
             raise ValueError(
                 "architecture has head='free', so that its function has no symmetry, and the search is to tighten "

@@ -10,6 +10,7 @@ from sklearn.datasets import load_digits
 
 import skequinas
 from skequinas import AdaptiveSearch, DifferentiableSearch, EquivariantNASClassifier, EvolutionarySearch
+from skequinas.io.files import read_file, write_file
 from skequinas.search import Search
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -41,6 +42,39 @@ def test_costs_below_the_margin_are_accepted_and_evidence_is_kept(search: type[S
 
 def test_what_was_not_shown_to_be_cheap_is_not_imposed() -> None:
     assert fitted(EvolutionarySearch(criterion="cost", margin=1e-6)).learned_symmetry_.group == "C1"
+
+
+@pytest.mark.parametrize(
+    "search",
+    [
+        EvolutionarySearch(criterion="cost", guided=False),
+        DifferentiableSearch(criterion="cost", discretize=False),
+        AdaptiveSearch(criterion="cost", discretize=False),
+    ],
+)
+def test_costs_are_refused_where_they_would_decide_on_nothing(search: Search) -> None:
+    with pytest.raises(ValueError, match="criterion='cost' decides on nothing"):
+        fitted(search)
+
+
+def test_models_of_before_have_neither_costs_nor_a_margin(tmp_path: Path) -> None:
+    model = fitted(EvolutionarySearch())
+    path = tmp_path / "model.safetensors"
+    skequinas.save(model, path)
+    state, tensors = read_file(path, "model")
+    learned, searched = state["learned_symmetry"], state["search"]
+    del learned["margin"]
+    for name in ("criterion", "margin"):
+        del searched["settings"][name]
+    for evidence in (learned["evidence"], searched["evidence"]):
+        for name in evidence:
+            evidence[name] = evidence[name][:7]
+    write_file(path, "model", state, tensors)
+    loaded = skequinas.load(path)
+    assert str(loaded.learned_symmetry_).splitlines()[0] == str(model.learned_symmetry_).splitlines()[0]
+    assert loaded.learned_symmetry_.verdicts == model.learned_symmetry_.verdicts
+    assert loaded.learned_symmetry_.margin is None
+    assert "C1" in loaded.learned_symmetry_.confidence_set
 
 
 @pytest.mark.parametrize("wrong", [{"criterion": "price"}, {"margin": 0.0}, {"margin": -0.1}])

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
+import torch
 from sklearn.datasets import load_digits
 
-from skequinas import EquivariantNASClassifier, EquivariantNASRegressor, symmetry_by_class, symmetry_evidence
+from skequinas import (
+    EquivariantNASClassifier,
+    EquivariantNASRegressor,
+    SequentialSymmetryTest,
+    symmetry_by_class,
+    symmetry_evidence,
+)
 from skequinas.datasets import random_crops
 from skequinas.groups import PointGroup
+from skequinas.training import DivergenceError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -63,15 +73,31 @@ def test_true_symmetries_of_many_classes_are_seldom_called_broken() -> None:
     assert alarms <= 6  # the chance of more is below 1 %
 
 
+def test_outputs_that_are_not_finite_break_nothing(witness) -> None:
+    X, y = half_broken(50, 4)
+    broken = copy.deepcopy(witness)
+    with torch.no_grad():
+        next(iter(broken.network_.parameters())).fill_(float("nan"))
+    test = SequentialSymmetryTest("C2")
+    for ask in (lambda: symmetry_by_class(broken, X, y, group="C2"), lambda: test.update(broken, X, y)):
+        with pytest.raises(DivergenceError, match="no evidence"):
+            ask()
+    assert (test.e_values_, test.n_images_) == ({}, 0)
+
+
 def test_what_cannot_be_asked_is_refused(witness) -> None:
     X, y = half_broken(50, 3)
     with pytest.raises(ValueError, match="level=2"):
         symmetry_by_class(witness, X, y, level=2)
     with pytest.raises(ValueError, match="inconsistent numbers of samples"):
         symmetry_by_class(witness, X, y, by=[0, 1])
+    with pytest.raises(ValueError, match="level=1e-06 is too small"):
+        symmetry_by_class(witness, X, y, level=1e-6)
+    with pytest.raises(ValueError, match="no move of these images"):
+        symmetry_by_class(witness, X, y, group="C1")
     numbers = EquivariantNASRegressor("C1", "none", max_epochs=1, random_state=0).fit(X, X.mean((1, 2)))
     with pytest.raises(ValueError, match="Pass by="):
-        symmetry_by_class(numbers, X + 1, X.mean((1, 2)))
+        symmetry_by_class(numbers, X + 1, np.arange(50))
     halves = symmetry_by_class(numbers, X + 1, X.mean((1, 2)), by=np.arange(50) < 20, group="C2", random_state=0)
     assert halves.n_images == {False: 30, True: 20}
 

@@ -7,7 +7,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_digits
 
+from skequinas import EquivariantNASClassifier, symmetry_evidence
 from skequinas.evidence import (
     Evidence,
     LearnedSymmetry,
@@ -47,7 +49,7 @@ def test_the_interval_of_a_cost_holds_the_truth_as_often_as_it_says(kind: str, n
                 free, imposed = free[units], imposed[units]
             if kind == "weights":
                 weights = rng.random(n) + 0.5
-        cost, low, high = cost_with_interval(free, imposed, weights, units)
+        cost, low, high = cost_with_interval(free, imposed, weights, units)[:3]
         assert low <= cost <= high
         hits += low <= truth <= high
     assert hits / trials > 0.95 - 3 * math.sqrt(0.05 * 0.95 / trials)
@@ -58,7 +60,7 @@ def test_at_the_ends_of_the_interval_the_score_test_rejects_by_half_of_five_perc
     n = 100
     free = np.repeat([1.0, 0.0, 1.0], [losers, winners, n - losers - winners])
     imposed = np.repeat([0.0, 1.0, 1.0], [losers, winners, n - losers - winners])
-    cost, *ends = cost_with_interval(free, imposed)
+    cost, *ends = cost_with_interval(free, imposed)[:3]
     assert cost == pytest.approx((losers - winners) / n)
     for end, sign in zip(ends, (1, -1), strict=True):
         won = np.linspace(max(0.0, -end), (1 - end) / 2, 200_001)[1:-1]  # share of winners, if the cost is the end
@@ -74,13 +76,15 @@ def test_at_the_ends_of_the_interval_the_score_test_rejects_by_half_of_five_perc
 
 
 def test_where_all_images_lose_the_cost_is_whole() -> None:
-    cost, low, high = cost_with_interval(np.ones(9), np.zeros(9))
+    cost, low, high = cost_with_interval(np.ones(9), np.zeros(9))[:3]
     assert (cost, high) == (1, 1)
     assert 0.3 < low < 1
 
 
 def row(p_value: float, low: float = -0.01, high: float = 0.01, end: float = 1.0) -> Evidence:
-    return Evidence(0.9, 0.01, 0.0, 0.1, p_value, p_value, 0.005, (low + high) / 2, low, high, 1.0, 0.1, end)
+    own = {"cost": (low + high) / 2, "cost_low": low, "cost_high": high, "n_effective": 1000.0}
+    tests = {"e_value": 1.0, "smallest_break": 0.1, "end_p_value": end}
+    return Evidence(0.9, 0.01, 0.0, 0.1, p_value, p_value, 0.005, **own, **tests)
 
 
 def test_by_cost_the_largest_group_is_imposed_that_was_shown_to_cost_little() -> None:
@@ -97,13 +101,42 @@ def test_what_costs_the_margin_is_imposed_no_more_often_than_the_level_says(marg
     rng, n, p_values = np.random.default_rng(0), 300, []
     for _ in range(1000):
         kinds = rng.choice(3, p=[margin + 0.02, 0.02, 0.96 - margin], size=n)
-        p_values.append(not_inferior(*cost_with_interval((kinds != 1) * 1.0, (kinds != 0) * 1.0), margin))
+        p_values.append(not_inferior(cost_with_interval((kinds != 1) * 1.0, (kinds != 0) * 1.0), margin))
     for level in (0.01, 0.05, 0.1):
         assert np.mean(np.array(p_values) <= level) <= level + 3 * math.sqrt(level / 1000)
 
 
-def test_without_any_spread_the_cost_itself_decides() -> None:
-    assert (not_inferior(0.0, 0.0, 0.0, 0.01), not_inferior(0.02, 0.02, 0.02, 0.01)) == (0.0, 1.0)
+@pytest.mark.parametrize("margin", [0.005, 0.01, 0.03])
+def test_where_no_image_changes_the_p_value_is_no_smaller_than_the_exact_one(margin: float) -> None:
+    """Of n images none loses: as probable as (1 - margin) to the n, where a margin is lost by losers alone."""
+    for n in (200, 600, 2000):
+        cost = cost_with_interval(np.ones(n), np.ones(n))
+        assert not_inferior(cost, margin) > (1 - margin) ** n
+
+
+def test_one_unit_shows_nothing() -> None:
+    for n in (1, 3):
+        cost = cost_with_interval(np.full(n, 0.5), np.full(n, 0.5), units=np.zeros(n, dtype=np.int64))
+        assert (cost.cost_low, cost.cost_high) == (-math.inf, math.inf)
+        assert not_inferior(cost, 0.1) == 1
+    same = cost_with_interval(np.full(9, 0.5), np.full(9, 0.48))
+    assert (not_inferior(same, 0.01), not_inferior(same, 0.05)) == (1, 0)
+
+
+def test_more_losers_never_make_it_look_cheaper() -> None:
+    units = np.repeat(np.arange(20), 5)
+    highest = -1.0
+    for losers in range(60):
+        imposed = np.ones(100)
+        imposed[np.random.default_rng(0).permutation(100)[:losers]] = 0
+        high = cost_with_interval(np.ones(100), imposed, units=units).cost_high
+        assert high > highest
+        highest = high
+
+
+def test_a_network_that_knows_nothing_shows_no_cost_to_be_small() -> None:
+    evidence = {h.name: row(0.5)._replace(chance_p_value=0.4) for h in D4.subgroups}
+    assert largest_accepted(D4, evidence, 0.01, margin=0.5).name == "C1"
 
 
 # --- breaks ---
@@ -140,6 +173,28 @@ def test_a_symmetry_that_ends_is_seldom_taken_for_a_larger_one(sure: float) -> N
     p_values = [breaks(*half_turns(300, 0.2, sure, rng), C2).end_p_values[C2.trivial] for _ in range(400)]
     for level in (0.01, 0.05, 0.1):
         assert np.mean(np.array(p_values) <= level) <= level + 3 * math.sqrt(level / 400)
+
+
+def test_a_network_that_hardly_changes_when_images_are_moved_would_see_no_break() -> None:
+    rng = np.random.default_rng(0)
+    own, others = half_turns(400, 0.0, 3.0, rng)
+    blind = breaks(own, others, C2, changes=np.array([0.0, 0.05]))
+    assert math.isinf(blind.smallest[C2.whole])
+    assert blind.end_p_values[C2.trivial] == 1
+    assert breaks(own, others, C2, changes=np.array([0.0, 0.5])) == breaks(own, others, C2)
+
+
+def test_a_constrained_network_is_no_witness_that_its_symmetry_holds() -> None:
+    X, y = load_digits(n_class=4, return_X_y=True)  # upright
+    model = EquivariantNASClassifier("D4", "none", max_epochs=4, random_state=0).fit(X[:400], y[:400])
+    evidence = symmetry_evidence(model, X[400:], y[400:], random_state=0)
+    assert all(math.isinf(e.smallest_break) and e.end_p_value == 1 for e in evidence.values())
+    assert len(confidence_set(D4, evidence, 0.01)) == 10
+
+
+def test_few_images_rule_nothing_out() -> None:
+    rng = np.random.default_rng(0)
+    assert breaks(*half_turns(19, 0.0, 9.0, rng), C2).end_p_values[C2.trivial] == 1
 
 
 def test_a_break_that_is_not_there_is_ruled_out() -> None:
@@ -201,13 +256,17 @@ def test_the_verdict_comes_first_and_all_is_printed() -> None:
     text = str(found)
     assert "To impose C4 costs at most 1.0 points (95 %)." in text
     assert "a break of it in 10 % of the images would have been seen (power 80 %)" in text
-    assert "98 % confidence set: C4, C2, C1." in text
+    assert "98 % confidence set if breaks are of 20 % or more: C4, C2, C1." in text
     assert "afterwards" not in text
     evidence |= {n: e._replace(e_value=1e4, smallest_break=math.inf) for n, e in evidence.items()}
     text = str(learned(evidence, "C4"))
     assert "at every level from 0.001 to 0.1, also at one that is chosen afterwards." in text
-    assert "would not have seen any break of it" in text
-    assert (learned({}, "C4", margin=None).level, LearnedSymmetry("D4", "C4", {}, {}).confidence_set) == (0.01, ())
+    assert "would not have seen every break of it" in text
+    assert LearnedSymmetry("D4", "C4", {}, {}).confidence_set == ()
+    assert found.to_dict()["confidence_set"] == ["C4", "C2", "C1"]
+    assert "break of it in 100 %" in str(
+        learned({n: e._replace(smallest_break=0.999) for n, e in evidence.items()}, "C4")
+    )
 
 
 def test_by_cost_nothing_is_said_about_the_task() -> None:
