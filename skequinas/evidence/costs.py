@@ -34,7 +34,7 @@ class Cost(NamedTuple):
     cost, cost_low, cost_high : float
         With the ends of the 95 % interval.
     lost, won : float
-        Where scores are zeros and ones: the share of the images that lose, and of those that win; else NaN.
+        The share of the images whose score falls, and of those whose score rises.
     n_effective : float
         As many independent images of one weight would tell the cost as surely.
     """
@@ -42,9 +42,14 @@ class Cost(NamedTuple):
     cost: float
     cost_low: float
     cost_high: float
-    lost: float = math.nan
-    won: float = math.nan
-    n_effective: float = math.nan
+    lost: float
+    won: float
+    n_effective: float
+
+    @property
+    def is_paired(self) -> bool:
+        """Whether scores are zeros and ones, so that images lose and win one."""
+        return abs(self.lost - self.won - self.cost) < 1e-9
 
 
 def cost_with_interval(
@@ -78,12 +83,12 @@ def cost_with_interval(
     cost = float(fallen.sum() / sizes.sum())
     error = float(np.sqrt(((fallen - cost * sizes) ** 2).sum()) / sizes.sum())
     n = float(sizes.sum() ** 2 / (sizes**2).sum())  # as many units of one weight
+    lost, won = (float(np.average(np.sign(differences) == sign, weights=of_images)) for sign in (1, -1))
     if not (np.isin(free, (0.0, 1.0)).all() and np.isin(imposed, (0.0, 1.0)).all()):
         if n <= 1 + 1e-9:
-            return Cost(cost, -math.inf, math.inf, n_effective=n)
+            return Cost(cost, -math.inf, math.inf, lost, won, n)
         half = float(t.ppf((1 + COVERAGE) / 2, n - 1)) * error * math.sqrt(n / (n - 1))
-        return Cost(cost, cost - half, cost + half, n_effective=n)
-    lost, won = (float(np.average(differences == sign, weights=of_images)) for sign in (1, -1))
+        return Cost(cost, cost - half, cost + half, lost, won, n)
     if error > 0:
         n = min(n, (lost + won - cost**2) / error**2)
     score = partial(_score, lost, won, n)
@@ -119,7 +124,7 @@ def not_inferior(cost: Cost, margin: float) -> float:
         By Tango's score test where scores are zeros and ones (at least the exact probability that none loses, if none
         does), else by a t-test.
     """
-    if not math.isnan(cost.lost):
+    if cost.is_paired:
         if margin >= 1:
             return 0.0
         p_value = float(norm.cdf(_score(cost.lost, cost.won, cost.n_effective, margin)))

@@ -51,7 +51,7 @@ class Evidence(NamedTuple):
         By how much the score falls when the subgroup is imposed by averaging (negative: it rises), and the ends of its
         95 % interval, image by image, see `skequinas.evidence.costs`. NaN in files of before, as all that follows.
     lost, won : float
-        In a classification, the share of the images that lose by it, and of those that win.
+        The share of the images whose score falls by it, and of those whose score rises.
     n_effective : float
         As many independent images would tell the cost as surely.
     e_value : float

@@ -95,7 +95,7 @@ def test_a_planted_symmetry_is_all_that_is_left(planted: Subgroup) -> None:
         several = np.repeat(images[part], copies, axis=0), np.repeat(classes[part], copies)
         parts += make_planted_symmetry(*several, subgroup=planted.name, random_state=1)
     model = EquivariantNASClassifier("D4", "none", width=16, max_epochs=3, device="cpu", random_state=0)
-    test = score_test(model.fit(*parts[:2]), *parts[2:], n_batches=100, random_state=0)
+    test = score_test(model.fit(*parts[:2]), *parts[2:], n_batches=64, random_state=0)
     for h in D4.subgroups[:-1]:
         if not h <= planted:
             assert test.p_values[h.name] <= 0.05, (h, str(test))
