@@ -19,8 +19,8 @@ def random_crops(X: ArrayLike, size: int, *, random_state: int | np.random.Rando
     What a pipeline did to images can break a symmetry that their objects have, by the place of every pixel in the
     pipeline's grid: that of a Bayer filter (2 pixels), of JPEG (8, or 16). Cut at random places, images have lost it if
     there are as many places to cut them at, in either direction, as the grid's period or a multiple of it: if they are
-    smaller by 15 pixels for all three. So a symmetry that a model finds broken in whole
-    images, and not in such crops, may be broken by the pipeline alone. Fit on crops, and ask about others by
+    smaller by 15 pixels for all three. So a symmetry that a model finds broken in whole images, and not in such crops,
+    may be broken by the pipeline alone. Fit on crops, and ask about others by
     ``symmetry_evidence(..., crop="random")``.
 
     Parameters

@@ -118,10 +118,7 @@ def breaks(
     for k in group.subgroups:
         if k.order == 1:
             continue
-        found = [_Break(own, others, k, h, weights, units) for h in k.maximal_subgroups]
-        for h, one in zip(k.maximal_subgroups, found, strict=True):
-            beyond = [e for e in k.elements if e not in h.elements]
-            one.seen = changes is None or float(np.mean(changes[beyond])) >= _SEEN
+        found = [_Break(own, others, k, h, weights, units, changes) for h in k.maximal_subgroups]
         smallest[k] = max(one.smallest(_LEVEL / number) for one in found)
         for h, one in zip(k.maximal_subgroups, found, strict=True):
             ends[h] = min(ends[h], len(covers[h]) * one.p_value(BROKEN_SHARE))
@@ -139,14 +136,17 @@ class _Break:
         subgroup: Subgroup,
         weights: NDArray[np.float64] | None,
         units: NDArray[np.int64] | None,
+        changes: NDArray[np.float64] | None,
     ) -> None:
-        elements = list(group.elements)
-        kept = np.isin(elements, list(subgroup.elements))[:, None]
+        elements = np.array(group.elements)
+        stays = np.isin(elements, subgroup.elements)
+        kept = stays[:, None]
         factors = 1.0 if weights is None else weights
         whole = sums(factors * softmax(own[elements], axis=0), units)
         broken = sums(factors * softmax(np.where(kept, own[elements], others[elements]), axis=0), units)
         more = broken[0] - broken.mean(0)
-        self.seen, self.n_units = True, more.size
+        self.seen = changes is None or float(changes[elements[~stays]].mean()) >= _SEEN
+        self.n_units = more.size
         self.excess = float((whole[0] - whole.mean(0)).sum())
         self.shift, self.squares = float(more.sum()), float((more**2).sum())
         self.variance, self.broken_variance = float(whole.var(0).sum()), float(broken.var(0).sum())

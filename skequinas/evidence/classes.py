@@ -16,9 +16,9 @@ from skequinas.evidence.costs import cost_with_interval
 from skequinas.evidence.orbit import (
     averaged_over_subgroups,
     best_scale,
-    moved_outputs,
     orbit_log_probabilities,
     orbit_test,
+    outputs_of_copies,
     outputs_to_test,
 )
 from skequinas.evidence.verdict import holm
@@ -156,7 +156,7 @@ def symmetry_by_class(
         if moves.order == 1:
             raise ValueError(f"group={asked.name!r} leaves no move of these images to ask about. Choose a larger one.")
         rng = np.random.default_rng(check_random_state(random_state).randint(np.iinfo(np.int32).max))
-        outputs = moved_outputs(model.network_, data, moves)
+        outputs = outputs_of_copies(model.network_, data, moves)
         scores, _ = averaged_over_subgroups(outputs, data, moves)
         asked_outputs = outputs_to_test(model.network_, data, moves) if fair_offset(moves) else outputs
         logs = orbit_log_probabilities(asked_outputs, data)

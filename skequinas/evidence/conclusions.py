@@ -61,9 +61,9 @@ class Conclusions:
     def confidence_set(self) -> tuple[str, ...]:
         """The groups that may be all the symmetry that the task has, with `confidence`, the verdict by evidence first.
 
-        Those that the data reject are left out, and those that have a larger group which is not rejected, and to which
-        the symmetry would end only if a fifth of the images broke larger ones, which is ruled out (see
-        `skequinas.evidence.breaks`). Empty without evidence.
+        Those that the data reject are left out, and those with a next larger group that is not rejected and an
+        `Evidence.end_p_value` of at most the level, which rules out that a fifth of the images break larger groups.
+        Empty without evidence.
         """
         if self.evidence is None:
             return ()

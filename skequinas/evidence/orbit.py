@@ -47,6 +47,7 @@ from torch import Tensor, nn
 from skequinas.evidence.breaks import breaks, rivals
 from skequinas.evidence.costs import cost_with_interval
 from skequinas.evidence.evalues import adjusted_e_values, log_e_values, mean_of_products
+from skequinas.evidence.measures import measured_change
 from skequinas.evidence.verdict import Evidence, holm
 from skequinas.evidence.witness import Witness, check_witness
 from skequinas.groups import PointGroup, Subgroup, fair_offset, group_on_images, parse_group
@@ -143,7 +144,7 @@ def gather_evidence(network: nn.Module, data: DataPart, group: PointGroup, seed:
     DivergenceError
         When an output is not finite.
     """
-    outputs, weights, units = moved_outputs(network, data, group), data.sample_weights(), data.units
+    outputs, weights, units = outputs_of_copies(network, data, group), data.sample_weights(), data.units
     scores, losses = averaged_over_subgroups(outputs, data, group)
     chance = _chance_p_value(outputs[0], data, np.random.default_rng(seed))
     asked = outputs_to_test(network, data, group) if fair_offset(group) else outputs
@@ -155,9 +156,10 @@ def gather_evidence(network: nn.Module, data: DataPart, group: PointGroup, seed:
     adjusted = holm(p_values)
     best = best_scale(logs, weights)
     rows = rivals(_class_probabilities(asked[0], data, best), data.targets, np.random.default_rng([seed, 1]))
+    changes = np.array(list(measured_change(asked.double(), group).values()))
     of_rivals = asked[:, torch.from_numpy(rows).to(asked.device)]
     others = orbit_log_probabilities(of_rivals, data, [best], best_variance(asked, data))[0]
-    broken = breaks(logs[best], others, group, weights, units, _changes(asked))
+    broken = breaks(logs[best], others, group, weights, units, changes)
     e_values = adjusted_e_values({h: mean_of_products(e) for h, e in log_e_values(logs, group, weights, units).items()})
 
     def evidence(h: Subgroup) -> Evidence:
@@ -223,12 +225,12 @@ def best_scale(log_probabilities: NDArray[np.float64], weights: NDArray[np.float
 
 def outputs_to_test(network: nn.Module, data: DataPart, group: PointGroup) -> Tensor:
     """The outputs for all copies of all images, none of them sharper than another: (order, n, n_outputs)."""
-    return moved_outputs(network, data, group, fair_offset(group))
+    return outputs_of_copies(network, data, group, fair_offset(group))
 
 
 @full_precision()
 @torch.inference_mode()
-def moved_outputs(network: nn.Module, data: DataPart, group: PointGroup, offset: float = 0.0) -> Tensor:
+def outputs_of_copies(network: nn.Module, data: DataPart, group: PointGroup, offset: float = 0.0) -> Tensor:
     """The outputs for all images under every element: (order, n, n_outputs)."""
     network = frozen(network)
     parts, disc = [], circular_mask(max(data.images.shape[2:])).to(data.images.device) if offset else None
@@ -240,14 +242,6 @@ def moved_outputs(network: nn.Module, data: DataPart, group: PointGroup, offset:
     if not bool(outputs.isfinite().all()):
         raise DivergenceError("The outputs of the network are NaN or infinite, so they are no evidence.")
     return outputs
-
-
-def _changes(outputs: Tensor) -> NDArray[np.float64]:
-    """How much outputs change under each element, relative to how they vary between images: (order,)."""
-    values = outputs.double()
-    variation = float((values[0] - values[0].mean(0)).square().sum(1).mean())
-    changes: NDArray[np.float64] = (values - values[0]).square().sum(2).mean(1).cpu().numpy()
-    return np.sqrt(changes / variation) if variation else np.zeros(len(outputs))
 
 
 def averaged_over_subgroups(
