@@ -60,7 +60,7 @@ def dask(session: nox.Session) -> None:
 def oldest(session: nox.Session) -> None:
     """Test with the oldest scikit-learn that is supported."""
     session.install("-e", ".[test]", "scikit-learn==1.6.*")
-    session.run("pytest", "-n", "auto", "-o", "strict_parametrization_ids=false", "tests/estimators")
+    session.run("pytest", "-n", "auto", "-m", "", "-o", "strict_parametrization_ids=false", "tests/estimators")
 
 
 @nox.session(default=False)

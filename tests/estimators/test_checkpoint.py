@@ -88,8 +88,8 @@ def files(folder: Path) -> list[Path]:
     ("search", "own"),
     [
         ("evolutionary", {}),
-        ("differentiable", {"optimizer": "adamw"}),
-        ("none", {"early_stopping": True, "n_iter_no_change": 2}),
+        pytest.param("differentiable", {"optimizer": "adamw"}, marks=pytest.mark.exhaustive),
+        pytest.param("none", {"early_stopping": True, "n_iter_no_change": 2}, marks=pytest.mark.exhaustive),
     ],
 )
 def test_a_fit_that_is_killed_again_and_again_ends_as_if_never(
@@ -463,6 +463,7 @@ def test_what_a_callback_ended_goes_on_without_it(tmp_path: Path, every_step: No
     assert_equal(model(tmp_path).fit(X, y), fitted())
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("part", ["plan", "clock", "final", "candidate-0"])
 def test_a_budget_whose_files_are_damaged(
     tmp_path: Path, every_step: None, monkeypatch: pytest.MonkeyPatch, part: str

@@ -9,6 +9,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -78,7 +79,7 @@ TOO_SHORT = pytest.mark.filterwarnings("ignore:time_budget=:sklearn.exceptions.C
 
 @TOO_SHORT
 @pytest.mark.parametrize("search", SEARCHES)
-@pytest.mark.parametrize("budget", [60, 200, 600])
+@pytest.mark.parametrize("budget", [60, *(pytest.param(s, marks=pytest.mark.exhaustive) for s in (200, 600))])
 def test_a_fit_keeps_to_its_budget_to_the_mini_batch(
     search: str, budget: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -237,6 +238,7 @@ def interrupted(monkeypatch: pytest.MonkeyPatch, model: Any, after: int) -> Any:
     return model
 
 
+@cache
 def n_steps(search: str) -> int:
     """The mini-batches of a whole fit."""
     steps = itertools.count()

@@ -805,6 +805,7 @@ def test_answers_are_those_of_the_module_whatever_is_changed(
     np.testing.assert_allclose(model.predict_proba(X), outputs.softmax(1)[:, model._class_order], atol=1e-5)
 
 
+@pytest.mark.exhaustive
 def test_the_order_of_the_rows_does_not_change_the_verdict() -> None:
     images, labels = load_digits(n_class=6, return_X_y=True)
     verdicts = []

@@ -178,6 +178,7 @@ def gratings(n: int, seed: int, size: int = 20) -> tuple[NDArray[np.float32], ND
     return (wave + 0.3 * rng.standard_normal((n, size, size))).astype(np.float32), labels
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", ["C8", "C3", "D6"])
 def test_what_looks_the_same_from_all_sides_is_not_rejected_for_the_traces_of_interpolation(name: str) -> None:
     images, labels = gratings(400, 0)

@@ -69,6 +69,7 @@ def test_energies_are_the_squared_norms_of_the_sums_of_moved_and_projected_gradi
         )
 
 
+@pytest.mark.exhaustive
 def test_the_level_is_exact_where_the_data_have_every_symmetry() -> None:
     p_values = [
         list(_score_test(network(seed), noise(24, seed), 6, 39, np.random.RandomState(seed)).p_values.values())
@@ -86,6 +87,7 @@ def test_data_without_symmetry_are_told_from_those_with_it() -> None:
     assert p_values["D1(0)"] > 0.05  # the slope from left to right has the up-down mirror
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("planted", D4.subgroups[:-1], ids=str)
 def test_a_planted_symmetry_is_all_that_is_left(planted: Subgroup) -> None:
     chosen = np.isin(LABELS, (2, 4, 5, 7))  # digits without a symmetry of their own

@@ -181,7 +181,7 @@ def result(search: Search, n_jobs: int | None, **parameters: Any) -> tuple[Any, 
     return model.predict_proba(X), model.search_results_["validation_loss"]
 
 
-@pytest.mark.parametrize("backend", ["loky", "threading"])
+@pytest.mark.parametrize("backend", ["threading", pytest.param("loky", marks=pytest.mark.exhaustive)])
 @pytest.mark.parametrize("name", PARALLEL)
 def test_candidates_trained_in_parallel_are_those_trained_one_after_the_other(
     name: str, backend: str, one_thread: None

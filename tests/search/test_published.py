@@ -221,7 +221,13 @@ def digits() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     return rng.normal(y[:, None, None], 1.0, (120, 8, 8)).astype(np.float32), y
 
 
-@pytest.mark.parametrize("search", [EQUINAS_E, EvolutionarySearch(2, final="evolved")], ids=["published", "guided"])
+@pytest.mark.parametrize(
+    "search",
+    [
+        pytest.param(EQUINAS_E, id="published", marks=pytest.mark.exhaustive),
+        pytest.param(EvolutionarySearch(2, final="evolved"), id="guided"),
+    ],
+)
 def test_the_evolved_network_is_the_model_unless_it_is_trained_anew(
     search: EvolutionarySearch, digits: tuple[Any, Any], tmp_path: Path
 ) -> None:

@@ -300,7 +300,7 @@ class _StopError(Exception):
     """Somebody pressed the red button."""
 
 
-@pytest.mark.parametrize("generation", [0, 1, 2, 99])
+@pytest.mark.parametrize("generation", [1, *(pytest.param(g, marks=pytest.mark.exhaustive) for g in (0, 2, 99))])
 def test_saved_in_the_middle_and_loaded_a_search_goes_on_as_if_never_stopped(
     search: Search, generation: int, tmp_path: Path
 ) -> None:
