@@ -45,6 +45,7 @@ from skequinas.search import (
     RandomSearch,
     ResidualPathway,
 )
+from skequinas.symmetrized import SymmetrizedClassifier, SymmetrizedRegressor
 from skequinas.training import FitProgress
 
 try:
@@ -77,6 +78,8 @@ __all__ = [
     "SearchDisplay",
     "SequentialSymmetryTest",
     "Subgroup",
+    "SymmetrizedClassifier",
+    "SymmetrizedRegressor",
     "SymmetryBootstrap",
     "SymmetryByClass",
     "SymmetryByClassDisplay",

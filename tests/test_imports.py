@@ -19,6 +19,7 @@ ROOMS = (
     "evidence",
     "search",
     "estimators",
+    "symmetrized",
     "displays",
     "interop",
     "datasets",

@@ -23,7 +23,7 @@ from skequinas.io.stored import StoredImages, is_stored, some, taken_from
 from skequinas.training import DataPart, Objective, Split
 from skequinas.training.units import numbered
 
-__all__ = ["Prepared", "Task", "check_numbers", "prepare", "read_more", "relative_weights"]
+__all__ = ["Prepared", "Task", "check_numbers", "group_for", "prepare", "read_first", "read_more", "relative_weights"]
 
 
 class Task(Protocol):
@@ -125,9 +125,7 @@ def prepare(
     """
     held_out = hold_out and validation_data is None
     n_min = 4 if held_out else 2  # two samples on either side
-    X, shape = _rows(X)
-    X, y = _validated(task, X, as_array(y, "y"), ensure_min_samples=n_min, **task._target_checks)
-    image_shape = infer_image_shape(shape or X.shape[1:], task.image_shape)
+    X, y, image_shape = read_first(task, X, y, ensure_min_samples=n_min, **task._target_checks)
     if earlier is not None and earlier.image_shape_ != image_shape:
         raise ValueError(
             f"warm_start=True needs images of the shape of the earlier fit, {earlier.image_shape_}; X has images of "
@@ -136,7 +134,7 @@ def prepare(
     images = _stored(X, image_shape, "X") if is_stored(X) else as_images(X, image_shape)
     labels = checked_groups(groups, X)
     padded = task.n_features_in_ < math.prod(image_shape)
-    group, remark = _searched_group(task.group, task.n_features_in_, images, padded=padded)
+    group, remark = group_for(task.group, task.n_features_in_, images, padded=padded)
     weights = task._weighted(y, _given_weights(X, sample_weight))
     targets = task._encode_targets(y, weights, earlier)
     importance = None
@@ -163,6 +161,13 @@ def prepare(
     elif validation_data is not None:
         split = Split(whole, whole, _given_validation(task, validation_data, image_shape, whole, group))
     return Prepared(image_shape, split, preprocessing, group, remark, padded)
+
+
+def read_first(task: Any, X: Any, y: Any, **checks: Any) -> tuple[Any, NDArray[Any], tuple[int, ...]]:
+    """The images of a fit as finite rows, or where they are, its targets, and how a row is read."""
+    X, shape = _rows(X)
+    X, y = _validated(task, X, as_array(y, "y"), **checks)
+    return X, y, infer_image_shape(shape or X.shape[1:], task.image_shape)
 
 
 def _rows(X: Any, argument: str = "X") -> tuple[Any, tuple[int, ...] | None]:
@@ -270,9 +275,7 @@ def _is_number(text: str | bytes) -> bool:
     return True
 
 
-def _searched_group(
-    asked: Any, n_values: int, images: Tensor | StoredImages, *, padded: bool
-) -> tuple[PointGroup, str]:
+def group_for(asked: Any, n_values: int, images: Tensor | StoredImages, *, padded: bool) -> tuple[PointGroup, str]:
     """Of a group what can move these images, and why that is less."""
     whole, (height, width) = parse_group(asked), images.shape[2:]
     group = PointGroup(1) if padded else group_on_images(whole, height, width)

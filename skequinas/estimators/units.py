@@ -20,7 +20,7 @@ from skequinas.io.stored import StoredImages, some
 from skequinas.nn.transforms import transform_images
 from skequinas.training.units import joined, numbered
 
-__all__ = ["checked_groups", "n_seen", "units_of"]
+__all__ = ["checked_groups", "mixed", "n_seen", "units_of"]
 
 _MIXING = (30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)
 
@@ -112,14 +112,20 @@ def contents(images: Tensor | StoredImages, dtype: torch.dtype | None = None) ->
     found = [np.zeros(0, dtype=np.uint64)]
     for part in images.split(at_once(images)):
         values = part.cpu().to(dtype or part.dtype).flatten(2).numpy()
-        bits = values.view(f"u{values.dtype.itemsize}").astype(np.uint64)
-        bits += np.arange(1, 1 + bits.shape[1], dtype=np.uint64)[:, None] << np.uint64(56)  # channels differ
-        for shift, factor in _MIXING:  # of splitmix64
-            bits ^= bits >> np.uint64(shift)
-            bits *= np.uint64(factor)
-        bits ^= bits >> np.uint64(31)
-        found.append(bits.sum((1, 2), dtype=np.uint64))
+        channels = np.arange(1, 1 + values.shape[1], dtype=np.uint64)[:, None] << np.uint64(56)
+        found.append(mixed(values, channels).sum((1, 2), dtype=np.uint64))
     return np.concatenate(found)
+
+
+def mixed(values: NDArray[Any], places: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """A number for each value at a place, as if drawn at random: the last steps of splitmix64."""
+    bits = values.view(f"u{values.dtype.itemsize}").astype(np.uint64)
+    bits += places
+    for shift, factor in _MIXING:
+        bits ^= bits >> np.uint64(shift)
+        bits *= np.uint64(factor)
+    bits ^= bits >> np.uint64(31)
+    return bits
 
 
 def fingerprints(
