@@ -3,6 +3,7 @@
 from skequinas.estimators.base import BaseEquivariantNAS
 from skequinas.estimators.bootstrap import SymmetryBootstrap, bootstrap_symmetry
 from skequinas.estimators.classifier import EquivariantNASClassifier
+from skequinas.estimators.features import feature_invariance, move_retrieval
 from skequinas.estimators.model_file import load, save
 from skequinas.estimators.regressor import EquivariantNASRegressor
 from skequinas.estimators.resuming import KeptFit, resume
@@ -16,7 +17,9 @@ __all__ = [
     "SequentialSymmetryTest",
     "SymmetryBootstrap",
     "bootstrap_symmetry",
+    "feature_invariance",
     "load",
+    "move_retrieval",
     "resume",
     "save",
 ]

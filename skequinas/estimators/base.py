@@ -21,6 +21,7 @@ from skequinas.estimators.asked import AskedMixin
 from skequinas.estimators.budget import begin_watching
 from skequinas.estimators.callbacks import CallbackSupportMixin
 from skequinas.estimators.export import ExportMixin
+from skequinas.estimators.features import FeaturesMixin
 from skequinas.estimators.keeping import begin, first_seed
 from skequinas.estimators.parameters import Parameters, constraints_of
 from skequinas.estimators.predicting import alone_or_not, versions
@@ -46,7 +47,7 @@ DOC_LINK = "https://skequinas.readthedocs.io/en/stable/api/skequinas.{estimator_
 """Where the page of a class stands, for the link in the diagram of an estimator in a notebook."""
 
 
-class BaseEquivariantNAS(AskedMixin, ExportMixin, CallbackSupportMixin, BaseEstimator, Parameters, ABC):
+class BaseEquivariantNAS(AskedMixin, FeaturesMixin, ExportMixin, CallbackSupportMixin, BaseEstimator, Parameters, ABC):
     """What the classifier and the regressor share.
 
     They differ in the targets, the objective and what an output means.

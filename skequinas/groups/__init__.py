@@ -1,5 +1,6 @@
 """Planar point groups and their subgroups, in exact arithmetic. No torch here."""
 
+from skequinas.groups.coordinates import irrep_coordinates, irrep_names, move_coordinates
 from skequinas.groups.pixels import fair_offset, group_on_images, pixel_elements, quarter_turns_and_flip
 from skequinas.groups.points import PointGroup, Subgroup
 from skequinas.groups.reading import is_foreign, parse_group, register_group_reader
@@ -11,8 +12,11 @@ __all__ = [
     "Subgroup",
     "fair_offset",
     "group_on_images",
+    "irrep_coordinates",
+    "irrep_names",
     "irreps",
     "is_foreign",
+    "move_coordinates",
     "parse_group",
     "pixel_elements",
     "quarter_turns_and_flip",
