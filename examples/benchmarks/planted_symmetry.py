@@ -27,7 +27,7 @@ from sklearn.model_selection import train_test_split
 
 from skequinas import DifferentiableSearch, EquivariantNASClassifier
 from skequinas.datasets import make_planted_symmetry
-from skequinas.groups import PointGroup, Subgroup
+from skequinas.groups import PointGroup, Subgroup, partition_distance
 
 D4 = PointGroup.from_name("D4")
 SOURCES = {"mnist": "mnist_784", "fashion_mnist": "Fashion-MNIST"}
@@ -155,6 +155,7 @@ def main() -> None:
                             len(possible),
                             by_shares == subgroup,
                             distance,
+                            partition_distance(found, subgroup),
                             accuracy,
                             seconds,
                         )
@@ -171,15 +172,15 @@ def main() -> None:
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads\n")
     columns = (
         "| n | model | runs | exact | breaks too little | breaks too much | planted group named "
-        "| in the confidence set | groups in it | named by shares | mean lattice distance"
+        "| in the confidence set | groups in it | named by shares | mean lattice distance | of partitions"
     )
-    print(f"{columns} | test accuracy | seconds |\n|{' --- |' * 13}")
+    print(f"{columns} | test accuracy | seconds |\n|{' --- |' * 14}")
     for (n, name), rows in outcomes.items():
-        *shares, possible, shared, distance, accuracy, seconds = np.mean(rows, axis=0)
+        *shares, possible, shared, distance, parts, accuracy, seconds = np.mean(rows, axis=0)
         percents = " | ".join(f"{100 * share:.1f} %" for share in shares)
         print(
             f"| {n:,} | {name} | {len(rows)} | {percents} | {possible:.1f} | {100 * shared:.1f} % | {distance:.2f} "
-            f"| {accuracy:.3f} | {seconds:.1f} |"
+            f"| {parts:.3f} | {accuracy:.3f} | {seconds:.1f} |"
         )
 
 

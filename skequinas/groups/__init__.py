@@ -1,6 +1,7 @@
 """Planar point groups and their subgroups, in exact arithmetic. No torch here."""
 
 from skequinas.groups.coordinates import irrep_coordinates, irrep_names, move_coordinates
+from skequinas.groups.partitions import partition_distance
 from skequinas.groups.pixels import fair_offset, group_on_images, pixel_elements, quarter_turns_and_flip
 from skequinas.groups.points import PointGroup, Subgroup
 from skequinas.groups.reading import is_foreign, parse_group, register_group_reader
@@ -18,6 +19,7 @@ __all__ = [
     "is_foreign",
     "move_coordinates",
     "parse_group",
+    "partition_distance",
     "pixel_elements",
     "quarter_turns_and_flip",
     "register_group_reader",
