@@ -9,6 +9,7 @@ from skequinas.displays import (
     SearchDisplay,
     SymmetryByClassDisplay,
     SymmetryDisplay,
+    SymmetryGainDisplay,
 )
 from skequinas.estimators import (
     EquivariantNASClassifier,
@@ -16,12 +17,14 @@ from skequinas.estimators import (
     KeptFit,
     SequentialSymmetryTest,
     SymmetryBootstrap,
+    SymmetryGain,
     bootstrap_symmetry,
     feature_invariance,
     load,
     move_retrieval,
     resume,
     save,
+    symmetry_gain,
 )
 from skequinas.evidence import (
     Evidence,
@@ -86,6 +89,8 @@ __all__ = [
     "SymmetryByClass",
     "SymmetryByClassDisplay",
     "SymmetryDisplay",
+    "SymmetryGain",
+    "SymmetryGainDisplay",
     "bootstrap_symmetry",
     "data_parallel",
     "feature_invariance",
@@ -99,4 +104,5 @@ __all__ = [
     "show_versions",
     "symmetry_by_class",
     "symmetry_evidence",
+    "symmetry_gain",
 ]

@@ -1,0 +1,222 @@
+"""What a symmetry buys: learning curves with it, without it, and with moved images instead.
+
+References
+----------
+Brehmer, Behrends, de Haan and Cohen, Does equivariance matter at scale?, 2024.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from joblib import Parallel, delayed
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import clone, is_classifier
+from sklearn.model_selection import ShuffleSplit, StratifiedShuffleSplit
+from sklearn.utils import check_random_state, indexable
+from sklearn.utils._indexing import _safe_indexing
+from sklearn.utils.validation import _num_samples
+
+from skequinas.estimators.base import BaseEquivariantNAS
+from skequinas.estimators.units import checked_groups
+from skequinas.groups import parse_group
+
+__all__ = ["SymmetryGain", "symmetry_gain"]
+
+
+@dataclass(frozen=True, eq=False)
+class SymmetryGain:
+    """The errors of three ways to train one network, by the number of images.
+
+    Parameters
+    ----------
+    group : str
+        The symmetry that is built in, or that images are moved by.
+    n_images : tuple of int
+        How many images each was fitted to.
+    errors : dict of ndarray of shape (n_sizes, n_repeats)
+        On images that none was fitted to: the share that was misclassified, or the mean squared error over the
+        variance.
+    seconds : dict of ndarray of shape (n_sizes, n_repeats)
+        Of each fit.
+    """
+
+    group: str
+    n_images: tuple[int, ...]
+    errors: dict[str, NDArray[np.float64]]
+    seconds: dict[str, NDArray[np.float64]]
+
+    def power_law(self, way: str) -> tuple[float, float, float]:
+        """The factor a and the exponent b of a line through the logarithms, error = a n**-b, and the error of b.
+
+        Parameters
+        ----------
+        way : str
+            A key of ``errors``. Fits without any error do not count.
+
+        Returns
+        -------
+        a, b, error of b : float
+            The last from repeats: lines through one repeat each. NaN where there are not enough.
+        """
+        lines = np.array([self._line(errors) for errors in self.errors[way].T])
+        factor, exponent = self._line(self.errors[way].mean(1))
+        spread = lines[:, 1].std(ddof=1) / np.sqrt(len(lines)) if len(lines) > 1 else np.nan
+        return factor, exponent, float(spread)
+
+    def _line(self, errors: NDArray[np.float64]) -> tuple[float, float]:
+        n, positive = np.array(self.n_images), errors > 0
+        if positive.sum() < 2:
+            return np.nan, np.nan
+        slope, level = np.polyfit(np.log(n[positive]), np.log(errors[positive]), 1)
+        return float(np.exp(level)), float(-slope)
+
+    def saved(self, way: str = "C1, moved images") -> float:
+        """How many times as many images another way needs for the error that the symmetry reaches, by the power laws.
+
+        It is taken in the middle of the sizes (of their logarithms).
+        """
+        a, b, _ = self.power_law(self.group)
+        other, slope, _ = self.power_law(way)
+        n = np.exp(np.log(self.n_images).mean())
+        return float((other / (a * n**-b)) ** (1 / slope) / n)
+
+    def to_frame(self) -> Any:
+        """A row for every way and size, with means and standard errors over repeats; needs pandas."""
+        import pandas as pd
+
+        n_repeats = next(iter(self.errors.values())).shape[1]
+        rows = [
+            (
+                way,
+                n,
+                errors[i].mean(),
+                errors[i].std(ddof=1) / np.sqrt(n_repeats) if n_repeats > 1 else np.nan,
+                self.seconds[way][i].mean(),
+            )
+            for way, errors in self.errors.items()
+            for i, n in enumerate(self.n_images)
+        ]
+        return pd.DataFrame(rows, columns=["way", "n_images", "error", "error_sem", "seconds"]).set_index(
+            ["way", "n_images"]
+        )
+
+    def __str__(self) -> str:
+        """A line for each way."""
+        lines = []
+        for way, errors in self.errors.items():
+            a, b, spread = self.power_law(way)
+            means = ", ".join(f"{e:.3g}" for e in errors.mean(1))
+            lines.append(f"{way}: errors {means}; about {a:.2g} n^-{b:.2f} (+- {spread:.2f})")
+        sizes = ", ".join(f"{n:,}" for n in self.n_images)
+        return "\n".join([f"n = {sizes}", *lines])
+
+
+def symmetry_gain(
+    model: BaseEquivariantNAS,
+    X: ArrayLike,
+    y: ArrayLike,
+    *,
+    train_sizes: Sequence[int | float] = (0.1, 0.22, 0.46, 1.0),
+    test_size: float = 0.25,
+    n_repeats: int = 3,
+    groups: ArrayLike | None = None,
+    n_jobs: int | None = None,
+    random_state: int | np.random.RandomState | None = None,
+) -> SymmetryGain:
+    """Fit a network with a symmetry, without it, and without it to moved images, to more and more images.
+
+    Parameters
+    ----------
+    model : EquivariantNASClassifier or EquivariantNASRegressor
+        If it is fitted, the group that it learned is the symmetry in question, else its ``group``. Its parameters are
+        taken but for the search. With ``max_epochs`` all three have as many epochs, with ``time_budget`` as many
+        seconds.
+    X, y : array-like
+        As in `fit`.
+    train_sizes : sequence of float, default=(0.1, 0.22, 0.46, 1.0)
+        How many images, or shares of those that are not held out (up to 1.0, a float).
+    test_size : float, default=0.25
+        The share of the images that all errors are measured on, others in every repeat.
+    n_repeats : int, default=3
+        How often it is done, by other images and seeds.
+    groups : array-like of shape (n,), optional
+        As in `fit`: images of one group are not divided between fit and test.
+    n_jobs : int, optional
+        How many fits at the same time. With a ``time_budget`` best one.
+    random_state : int, RandomState or None
+        Draws the images and seeds.
+
+    Returns
+    -------
+    SymmetryGain
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from skequinas import EquivariantNASClassifier, symmetry_gain
+    >>> X, y = load_digits(n_class=3, return_X_y=True)
+    >>> gain = symmetry_gain(
+    ...     EquivariantNASClassifier("C4", max_epochs=2), X, y, train_sizes=(60, 120), n_repeats=1, random_state=0
+    ... )
+    >>> list(gain.errors)
+    ['C4', 'C1', 'C1, moved images']
+    """
+    if n_repeats < 1:
+        raise ValueError(f"n_repeats={n_repeats} must be at least 1.")
+    X, y = indexable(X, y)
+    group = model.learned_symmetry_.group if hasattr(model, "module_") else parse_group(model.group).name
+    if group == "C1":
+        raise ValueError("The symmetry in question is C1, which buys nothing. Pass a model with another group.")
+    ways: dict[str, dict[str, Any]] = {
+        group: {"group": group},
+        "C1": {"group": "C1"},
+        "C1, moved images": {"group": group, "augment": "group"},
+    }
+    labels = checked_groups(groups, y)
+    rng, n = check_random_state(random_state), _num_samples(y)
+    parts, seeds = [], rng.randint(np.iinfo(np.int32).max, size=n_repeats).tolist()
+    for seed in seeds:
+        units = np.arange(n) if labels is None else labels
+        first = np.unique(units, return_index=True)[1]
+        strata = is_classifier(model) and np.unique(np.asarray(y)[first], return_counts=True)[1].min() >= 2
+        kind = StratifiedShuffleSplit if strata else ShuffleSplit
+        split = kind(1, test_size=test_size, random_state=seed).split(first[:, None], np.asarray(y)[first])
+        parts.append([np.flatnonzero(np.isin(units, units[first[own]])) for own in next(split)])
+        parts[-1][0] = np.random.default_rng(seed).permutation(parts[-1][0])
+    most = min(len(fit) for fit, _ in parts)
+    sizes = tuple(round(s * most) if isinstance(s, float) else int(s) for s in train_sizes)
+    if len(sizes) < 2 or list(sizes) != sorted(set(sizes)) or sizes[0] < 4 or sizes[-1] > most:
+        raise ValueError(
+            f"train_sizes={tuple(train_sizes)} are {sizes} images; they must grow, from 4 on to {most}, which are not "
+            "held out, and be two at least."
+        )
+    tasks = (
+        delayed(_error)(
+            clone(model).set_params(
+                search="none", averaging="none", warm_start=False, checkpoint=None, random_state=seed, **own
+            ),
+            X, y, fit[:size], test,
+        )
+        for own in ways.values()
+        for size in sizes
+        for seed, (fit, test) in zip(seeds, parts, strict=True)
+    )  # fmt: skip
+    found = np.array(Parallel(n_jobs=n_jobs)(tasks)).reshape(len(ways), len(sizes), n_repeats, 2)
+    errors, seconds = (dict(zip(ways, found[..., i], strict=True)) for i in range(2))
+    return SymmetryGain(group, sizes, errors, seconds)
+
+
+def _error(
+    model: BaseEquivariantNAS, X: Any, y: Any, fit: NDArray[np.int64], test: NDArray[np.int64]
+) -> tuple[float, float]:
+    """On held-out images, and the seconds of the fit."""
+    started = time.perf_counter()
+    model.fit(_safe_indexing(X, fit), _safe_indexing(y, fit))
+    seconds = time.perf_counter() - started
+    score: float = model.score(_safe_indexing(X, test), _safe_indexing(y, test))
+    return 1 - score, seconds
