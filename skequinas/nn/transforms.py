@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
@@ -74,14 +75,21 @@ class RandomMoves:
         Of elements that map images of the shape to others of the shape.
     seed : int
         Everything random follows from it.
+    probabilities : sequence of float, optional
+        Of the elements; all are as likely by default.
     """
 
-    def __init__(self, subgroup: Subgroup, seed: int) -> None:
+    def __init__(self, subgroup: Subgroup, seed: int, probabilities: Sequence[float] | None = None) -> None:
         self.subgroup, self.generator = subgroup, torch.Generator().manual_seed(seed)
+        self.probabilities = None if probabilities is None else torch.tensor(probabilities, dtype=torch.float64)
 
     def __call__(self, images: Tensor) -> Tensor:
         """(n, channels, height, width) to the same."""
-        drawn = torch.randint(self.subgroup.order, (len(images),), generator=self.generator).to(images.device)
+        if self.probabilities is None:
+            drawn = torch.randint(self.subgroup.order, (len(images),), generator=self.generator)
+        else:
+            drawn = torch.multinomial(self.probabilities, len(images), replacement=True, generator=self.generator)
+        drawn = drawn.to(images.device)
         moved = torch.empty_like(images)
         for number, element in enumerate(self.subgroup.elements):
             rows = (drawn == number).nonzero()[:, 0]

@@ -1,5 +1,6 @@
 """Searches over the constraints of a network, and the loop that drives any of them. A file adds a strategy."""
 
+from skequinas.search.augmented import LearnedAugmentation
 from skequinas.search.base import Search
 from skequinas.search.baselines import NoSearch, RandomConstraints, RandomSearch
 from skequinas.search.differentiable import DifferentiableSearch
@@ -16,6 +17,7 @@ __all__ = [
     "DifferentiableSearch",
     "Evaluation",
     "EvolutionarySearch",
+    "LearnedAugmentation",
     "NoSearch",
     "PenalisedSearch",
     "Proposal",

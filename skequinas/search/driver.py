@@ -23,7 +23,7 @@ from skequinas.search.base import Search
 from skequinas.search.evaluation import Evaluation, Proposal
 from skequinas.search.keeping import identity_of, keep_candidate, known_candidate
 from skequinas.training import DataPart, DivergenceError, Monitor, evaluate, train
-from skequinas.training.augmentation import Moves, borne_moves, candidate_moves
+from skequinas.training.augmentation import Moves, borne_moves, candidate_moves, losses_under_moves, weighted_mover
 from skequinas.training.curve import GREATEST_SHARE, train_by_curve
 from skequinas.training.data import n_steps
 from skequinas.training.loop import refresh_statistics
@@ -250,7 +250,7 @@ def _with_enough_memory(task: _Task, data: DataPart, validation: DataPart, watch
 def _evaluation(task: _Task, data: DataPart, validation: DataPart, watch: Callable[[], object]) -> _Done:
     """Train a proposal and evaluate it, if its training was not cut off or it is to be evaluated always."""
     started, proposal, trouble = time.perf_counter(), task.proposal, ""
-    evidence, change = None, float("nan")
+    evidence, change, moved = None, float("nan"), None
     if task.parent is None:
         generator = torch.Generator().manual_seed(proposal.seed)
         network = EquivariantNetwork(proposal.architecture, generator)
@@ -282,6 +282,8 @@ def _evaluation(task: _Task, data: DataPart, validation: DataPart, watch: Callab
         how: dict[str, Any] = {"seed": proposal.seed, "alpha_data": for_alphas, "on_step": on_step, "keeper": keeper}
         if proposal.like_the_model:
             how["augmentation"] = task.moves.start(proposal.seed)
+        elif proposal.moves is not None:
+            how["augmentation"] = weighted_mover(proposal.architecture.group, proposal.moves, proposal.seed)
         if proposal.by_curve:
             epochs = train_by_curve(network, data, proposal.training, proposal.epochs, unseen, **how)
             proposal = replace(proposal, epochs=epochs)
@@ -293,6 +295,8 @@ def _evaluation(task: _Task, data: DataPart, validation: DataPart, watch: Callab
                 evidence = gather_evidence(network, unseen, proposal.architecture.group, proposal.seed)
             if proposal.training.invariance is not None:
                 change = mean_change(network, validation, proposal.training.invariance.group)
+            if proposal.moves is not None:
+                moved = losses_under_moves(network, validation, proposal.architecture.group)
     except DivergenceError as error:
         trouble = str(error)
         losses, errors = (np.full(len(validation), np.inf) for _ in range(2))
@@ -305,7 +309,7 @@ def _evaluation(task: _Task, data: DataPart, validation: DataPart, watch: Callab
     weights, shares = validation.sample_weights(), history.shares or None
     evaluation = Evaluation(
         proposal, network, losses, errors, seconds, evidence, weights,
-        share_history=shares, units=validation.units, change=change,
+        share_history=shares, units=validation.units, change=change, moved_losses=moved,
     )  # fmt: skip
     return _Done(evaluation, trouble, task.clock)
 

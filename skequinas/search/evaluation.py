@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from skequinas.evidence.verdict import Evidence
-from skequinas.groups import Subgroup
+from skequinas.groups import Subgroup, pixel_elements
 from skequinas.nn.architecture import Architecture
 from skequinas.nn.networks import EquivariantNetwork, network_from_state
 from skequinas.training import TrainingSettings, mean_with_error
@@ -51,6 +51,9 @@ class Proposal:
         How far the first logit of a mixed layer starts above the others.
     alpha_data : {"validation", "training"}, default="validation"
         Which part of the data the logits of mixed layers are trained on.
+    moves : tuple of float or None, default=None
+        The probabilities of the elements that map pixels to pixels, by which images are moved in the training; held-out
+        ones are then evaluated under each.
     """
 
     number: int
@@ -67,6 +70,7 @@ class Proposal:
     again: bool = False
     favour: float = 2.0
     alpha_data: str = "validation"
+    moves: tuple[float, ...] | None = None
 
     @property
     def like_the_model(self) -> bool:
@@ -87,6 +91,7 @@ class Proposal:
             "architecture": architecture,
             "training": TrainingSettings(**values["training"]),
             "toward": None if toward is None else architecture.group.subgroup(toward),
+            "moves": None if values.get("moves") is None else tuple(values["moves"]),
         }
         return cls(**values | own)
 
@@ -98,7 +103,8 @@ class Evaluation:
     ``calls`` are the p-values of "relaxing this layer gains nothing", by the layer's number, once they are known;
     ``share_history`` holds the shares of mixed layers in the course of the training. The samples may have weights, and
     units of those that are not independent of each other. ``change`` is by how much of their variation outputs change
-    when images are moved, in the mean, where the training is told to make that small.
+    when images are moved, in the mean, where the training is told to make that small. ``moved_losses`` are the mean
+    losses under every element, where the proposal has probabilities of moves.
     """
 
     proposal: Proposal
@@ -112,6 +118,7 @@ class Evaluation:
     share_history: dict[str, dict[str, list[float]]] | None = None
     units: NDArray[np.int64] | None = None
     change: float = float("nan")
+    moved_losses: tuple[float, ...] | None = None
 
     @property
     def architecture(self) -> Architecture:
@@ -152,7 +159,17 @@ class Evaluation:
             "validation_loss": self.loss,
             "seconds": self.seconds,
         }
-        return row | own
+        return row | own | self._moves()
+
+    def _moves(self) -> dict[str, float]:
+        """The probabilities of moves, and the losses under them."""
+        group = self.architecture.group
+        names = [group.element_name(g) for g in pixel_elements(group)]
+        losses = self.moved_losses or (float("nan"),) * len(names)
+        found: dict[str, float] = {}
+        for name, probability, loss in zip(names, self.proposal.moves or (), losses, strict=False):
+            found |= {f"probability {name}": probability, f"loss {name}": loss}
+        return found
 
     def to_state(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         """Plain values and tensors; evidence and the history of shares stand in the search."""
@@ -160,13 +177,15 @@ class Evaluation:
         own = {"losses": self.losses, "errors": self.errors, "weights": self.weights, "units": self.units}
         tensors |= {name: torch.from_numpy(value) for name, value in own.items() if value is not None}
         calls = None if self.calls is None else list(self.calls.items())
-        return self.proposal.to_dict() | {"seconds": self.seconds, "calls": calls, "change": self.change}, tensors
+        own_values = {"seconds": self.seconds, "calls": calls, "change": self.change, "moved_losses": self.moved_losses}
+        return self.proposal.to_dict() | own_values, tensors
 
     @classmethod
     def from_state(cls, values: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Self:
         """The inverse of `to_state`."""
         values = dict(values)
         seconds, calls, change = values.pop("seconds"), values.pop("calls"), values.pop("change", float("nan"))
+        moved_losses = values.pop("moved_losses", None)
         proposal = Proposal.from_dict(values)
         weights = {k.removeprefix("network/"): v for k, v in tensors.items() if k.startswith("network/")}
         return cls(
@@ -179,6 +198,7 @@ class Evaluation:
             units=tensors["units"].numpy() if "units" in tensors else None,
             calls=None if calls is None else {int(layer): p_value for layer, p_value in calls},
             change=change,
+            moved_losses=None if moved_losses is None else tuple(moved_losses),
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from sklearn.base import clone
 
 from skequinas.runtime.registry import Registry
+from skequinas.search.augmented import LearnedAugmentation
 from skequinas.search.base import Search
 from skequinas.search.baselines import NoSearch, RandomConstraints, RandomSearch
 from skequinas.search.differentiable import DifferentiableSearch
@@ -22,6 +23,7 @@ SEARCHES: Registry[type[Search]] = Registry(
         "adaptive": AdaptiveSearch,
         "residual": ResidualPathway,
         "penalised": PenalisedSearch,
+        "augmentation": LearnedAugmentation,
         "relaxation": ConstraintRelaxation,
         "random": RandomSearch,
         "random_constraints": RandomConstraints,

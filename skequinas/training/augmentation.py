@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch import Tensor, nn
 
-from skequinas.groups import Subgroup
-from skequinas.nn.transforms import RandomMoves, RandomShifts, RandomTurns
+from skequinas.groups import PointGroup, Subgroup, pixel_elements
+from skequinas.nn.transforms import RandomMoves, RandomShifts, RandomTurns, transform_images
 from skequinas.training.data import DataPart, mean_with_error
 from skequinas.training.evaluation import evaluate
 
-__all__ = ["Mover", "Moves", "borne_moves", "candidate_moves"]
+__all__ = ["Mover", "Moves", "borne_moves", "candidate_moves", "losses_under_moves", "weighted_mover"]
 
 _BORNE_RISE = 0.1
 """By what share of itself the loss may rise on images that are moved; by twice as much where that is within doubt."""
@@ -128,6 +128,32 @@ def borne_moves(network: nn.Module, data: DataPart, candidates: Iterable[Moves],
         if rise <= hardly + min(standard_error, hardly):
             borne = borne | moves
     return borne
+
+
+def weighted_mover(group: PointGroup, probabilities: Sequence[float], seed: int) -> Mover:
+    """Moves by the elements that map pixels to pixels, as often as their probabilities say."""
+    moving = group.generate(pixel_elements(group))
+    return Mover([RandomMoves(moving, seed, probabilities)])
+
+
+def losses_under_moves(network: nn.Module, data: DataPart, group: PointGroup) -> tuple[float, ...]:
+    """The mean loss of images that are all moved by an element, for each that maps pixels to pixels."""
+    weights, losses = data.sample_weights(), []
+    for g in pixel_elements(group):
+        moved = replace(data, preprocess=nn.Sequential(data.preprocess, _MovedBy(group, g)))
+        losses.append(mean_with_error(evaluate(network, moved)[0], weights)[0])
+    return tuple(losses)
+
+
+class _MovedBy(nn.Module):
+    """One element, for all images."""
+
+    def __init__(self, group: PointGroup, element: int) -> None:
+        super().__init__()
+        self.group, self.element = group, element
+
+    def forward(self, images: Tensor) -> Tensor:
+        return transform_images(images, self.group, self.element)
 
 
 class _Moved(nn.Module):

@@ -31,6 +31,7 @@ from skequinas import (
     EquivariantNASRegressor,
     EvolutionarySearch,
     FitProgress,
+    LearnedAugmentation,
 )
 from skequinas.io import checkpoints, stored
 from skequinas.runtime.process import torch_threads
@@ -144,6 +145,7 @@ class Steps:
         ("adaptive", {}),
         ("residual", {}),
         ("penalised", {}),
+        (LearnedAugmentation(2), {}),
         ("relaxation", {"optimizer": "sgd"}),
         ("none", {"augment": "continuous", "averaging": "always"}),
     ],

@@ -15,6 +15,7 @@ from skequinas import (
     EquivariantNASClassifier,
     EquivariantNASRegressor,
     EvolutionarySearch,
+    LearnedAugmentation,
     PenalisedSearch,
     RandomSearch,
     ResidualPathway,
@@ -33,14 +34,15 @@ pytestmark = [
 SETTINGS: dict[str, Any] = {"width": 8, "max_epochs": 6, "batch_size": 50, "learning_rate": 0.03, "device": "cpu"}
 # the rows are no images, and where the number of their columns does not tell, the data are asked; the controls, which
 # keep a group or draw one, are told so
-GUIDED, PENALISED = EvolutionarySearch(1), PenalisedSearch((1.0,))
+GUIDED, PENALISED, AUGMENTED = EvolutionarySearch(1), PenalisedSearch((1.0,)), LearnedAugmentation(1)
 ADAPTIVE, RESIDUAL = (kind(2, epochs_per_generation=0.5) for kind in (AdaptiveSearch, ResidualPathway))
 MODELS = [
     kind(group, search, **SETTINGS)
     for kind in (EquivariantNASClassifier, EquivariantNASRegressor)
     for group, search in (
         ("D4", "differentiable"), ("D4", GUIDED), ("C2", ADAPTIVE), ("C2", RESIDUAL),
-        ("C2", PENALISED), ("C2", "relaxation"), ("C1", RandomSearch(1)), ("C1", "random_constraints"), ("C1", "none"),
+        ("C2", PENALISED), ("C2", AUGMENTED),
+        ("C2", "relaxation"), ("C1", RandomSearch(1)), ("C1", "random_constraints"), ("C1", "none"),
     )
 ]  # fmt: skip
 assert len(MODELS) == 2 * len(SEARCHES)

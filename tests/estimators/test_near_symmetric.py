@@ -19,6 +19,7 @@ from skequinas import (
     EquivariantNASClassifier,
     EquivariantNASRegressor,
     FitProgress,
+    LearnedAugmentation,
     PenalisedSearch,
     ResidualPathway,
 )
@@ -34,6 +35,7 @@ SEARCHES: dict[str, Any] = {
     "outputs": PenalisedSearch((1.0,)),
     "labels": PenalisedSearch((1.0,), kind="labels"),
     "latent": PenalisedSearch((1.0,), kind="latent"),
+    "augmentation": LearnedAugmentation(2),
     "relaxation": ConstraintRelaxation(),
 }
 SETTINGS: dict[str, Any] = {"group": "C4", "width": 16, "max_epochs": 2, "batch_size": 15, "random_state": 0}

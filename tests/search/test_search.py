@@ -29,6 +29,7 @@ from skequinas.search import (
     DifferentiableSearch,
     Evaluation,
     EvolutionarySearch,
+    LearnedAugmentation,
     NoSearch,
     PenalisedSearch,
     Proposal,
@@ -85,6 +86,7 @@ SEARCHES: dict[str, Search] = {
     "residual, as it is": ResidualPathway(1, normalised=False, residual_decay=0.01, discretize=False),
     "penalised": PenalisedSearch([0.0, 1.0], epochs_per_weight=1),
     "penalised, latent": PenalisedSearch([0.5, 2.0], kind="latent", adapted=True, epochs_per_weight=1),
+    "augmentation": LearnedAugmentation(2, epochs_per_round=1),
     "relaxation": ConstraintRelaxation(),
     "none": NoSearch(),
 }

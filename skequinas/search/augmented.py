@@ -1,0 +1,137 @@
+"""A search over what images may be moved by: the probabilities of moves are learned with an ordinary network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from numbers import Integral, Real
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.utils._param_validation import Interval
+
+from skequinas.groups import Subgroup, pixel_elements
+from skequinas.nn.architecture import Architecture
+from skequinas.search.base import Search
+from skequinas.search.evaluation import Proposal
+
+__all__ = ["LearnedAugmentation"]
+
+_KEPT = 0.5
+"""Of the greatest probability, what a move needs to belong to the support."""
+
+
+class LearnedAugmentation(Search):
+    r"""Learn by which elements of the group training images may be moved.
+
+    An ordinary network is trained on images that are moved at random, in rounds. After each it is asked about held-out
+    images under every element of the group. For the losses :math:`L_g` the probabilities with the least
+    :math:`\sum_g p_g L_g - r H(p)`, where the reward r is for the width of p (its entropy H), are
+
+    .. math:: p_g \propto \exp(-L_g / r),
+
+    and with these the next round goes on. In the first the identity has half of the probability, and all elements share
+    the other half. The support, elements with at least half of the greatest probability, names the group: the largest
+    subgroup in it. The model is an ordinary network that is trained on images moved by that subgroup, whose outputs are
+    averaged over it. Nothing is proven of the data; ``search_results_`` has losses and probabilities of all rounds.
+
+    Parameters
+    ----------
+    n_rounds : int, default=4
+    reward : float, default=0.2
+        In units of the loss: an element whose loss is higher by :math:`r \log 2` falls out of the support.
+    epochs_per_round : float or None, default=None
+        None is a full training divided by the number of rounds.
+
+    References
+    ----------
+    Benton, Finzi, Izmailov and Wilson, Learning Invariances in Neural Networks from Training Data, NeurIPS 2020, learns
+    the extents of moves by gradients, on training images; here there are finitely many, for which the best
+    probabilities have a formula, and held-out images are asked.
+    """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "n_rounds": [Interval(Integral, 1, None, closed="left")],
+        "reward": [Interval(Real, 0, None, closed="neither")],
+        "epochs_per_round": [Interval(Real, 0, None, closed="neither"), None],
+    }
+
+    def __init__(self, n_rounds: int = 4, reward: float = 0.2, epochs_per_round: float | None = None) -> None:
+        self.n_rounds = n_rounds
+        self.reward = reward
+        self.epochs_per_round = epochs_per_round
+
+    def check_start(self, architecture: Architecture) -> None:
+        """Refuse an architecture that is constrained to anything but the whole group."""
+        super().check_start(architecture)
+        if architecture.group.order > 1 and len(pixel_elements(architecture.group)) == 1:
+            raise ValueError(
+                f"group={architecture.group.name!r} has no element that maps pixels to pixels, and images are moved by "
+                "those. Take a group with quarter or half turns or mirrors, or another search."
+            )
+        if set(architecture.chain) != {architecture.group.whole}:
+            raise ValueError(
+                f"architecture has the constraints {architecture}, but search='augmentation' takes all away. Leave its "
+                "constraints out, or use search='none'."
+            )
+
+    @property
+    def _round(self) -> float:
+        """The length of a round, in epochs."""
+        return self.epochs_ / self.n_rounds if self.epochs_per_round is None else self.epochs_per_round
+
+    def cost(self) -> float:
+        """About how long the search takes, in full trainings of a constrained network."""
+        return 2 * (self.n_rounds + 1) * self._round / self.epochs_
+
+    def n_passes(self) -> int:
+        """About how often all validation images go through a network, the evidence apart."""
+        return (self.n_rounds + 1) * (1 + len(pixel_elements(self.architecture_.group)))
+
+    def propose(self) -> list[Proposal]:
+        """The network for another round, and in the end for one with what was learned."""
+        if self.generation_ > self.n_rounds:
+            return []
+        parent, group = self.population_[0] if self.population_ else None, self.architecture_.group
+        architecture, probabilities = self.architecture_.ordinary(), self.probabilities_
+        if self.generation_ == self.n_rounds:
+            h = self.supported_
+            architecture = self.architecture_.ordinary(averaged=h if h.order > 1 else None)
+            probabilities = {group.element_name(g): (g in h) / h.order for g in pixel_elements(group)}
+        proposal = self.proposal(architecture, self._round, self.training_, parent)
+        return [replace(proposal, moves=tuple(probabilities.values()))]
+
+    @property
+    def probabilities_(self) -> dict[str, float]:
+        """That of every element, by name, as the last round left them."""
+        group = self.architecture_.group
+        names = [group.element_name(g) for g in pixel_elements(group)]
+        rounds = [record for record in self.records_ if record["generation"] < self.n_rounds]
+        if not rounds or not np.isfinite(rounds[-1]["validation_loss"]):
+            return {name: 0.5 / len(names) + 0.5 * (name == names[0]) for name in names}
+        losses = np.array([rounds[-1][f"loss {name}"] for name in names])
+        return dict(zip(names, probabilities(losses, self.reward).tolist(), strict=True))
+
+    @property
+    def supported_(self) -> Subgroup:
+        """The largest subgroup whose elements all have at least half of the greatest probability."""
+        group, known = self.architecture_.group, self.probabilities_
+        most = max(known.values())
+        support = {g for g in pixel_elements(group) if g == 0 or known[group.element_name(g)] >= _KEPT * most}
+        return max((h for h in group.subgroups if set(h.elements) <= support), key=lambda h: h.order)
+
+
+def probabilities(losses: Sequence[float] | NDArray[np.float64], reward: float) -> NDArray[np.float64]:
+    r"""Those with the least :math:`\sum_g p_g L_g - r H(p)`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skequinas.search.augmented import probabilities
+    >>> probabilities([0.2, 0.2 + 0.1 * np.log(3)], reward=0.1).round(3)
+    array([0.75, 0.25])
+    """
+    weights = np.exp(-(np.asarray(losses) - np.min(losses)) / reward)
+    found: NDArray[np.float64] = weights / weights.sum()
+    return found
