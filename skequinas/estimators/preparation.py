@@ -23,7 +23,17 @@ from skequinas.io.stored import StoredImages, is_stored, some, taken_from
 from skequinas.training import DataPart, Objective, Split
 from skequinas.training.units import numbered
 
-__all__ = ["Prepared", "Task", "check_numbers", "group_for", "prepare", "read_first", "read_more", "relative_weights"]
+__all__ = [
+    "Prepared",
+    "Task",
+    "check_numbers",
+    "group_for",
+    "images_of",
+    "prepare",
+    "read_first",
+    "read_more",
+    "relative_weights",
+]
 
 
 class Task(Protocol):
@@ -131,7 +141,7 @@ def prepare(
             f"warm_start=True needs images of the shape of the earlier fit, {earlier.image_shape_}; X has images of "
             f"shape {image_shape}. Set warm_start=False to start anew."
         )
-    images = _stored(X, image_shape, "X") if is_stored(X) else as_images(X, image_shape)
+    images = images_of(X, image_shape)
     labels = checked_groups(groups, X)
     padded = task.n_features_in_ < math.prod(image_shape)
     group, remark = group_for(task.group, task.n_features_in_, images, padded=padded)
@@ -168,6 +178,11 @@ def read_first(task: Any, X: Any, y: Any, **checks: Any) -> tuple[Any, NDArray[A
     X, shape = _rows(X)
     X, y = _validated(task, X, as_array(y, "y"), **checks)
     return X, y, infer_image_shape(shape or X.shape[1:], task.image_shape)
+
+
+def images_of(X: Any, image_shape: tuple[int, ...]) -> Tensor | StoredImages:
+    """What `read_first` read, as finite images."""
+    return _stored(X, image_shape, "X") if is_stored(X) else as_images(X, image_shape)
 
 
 def _rows(X: Any, argument: str = "X") -> tuple[Any, tuple[int, ...] | None]:

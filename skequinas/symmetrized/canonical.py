@@ -18,6 +18,7 @@ from skequinas.estimators.predicting import alone_or_not
 from skequinas.groups import PointGroup
 from skequinas.io.preprocessing import Preprocessing
 from skequinas.nn import EquivariantNetwork, default_architecture, transform_images
+from skequinas.runtime.process import full_precision, no_autocast, worker_threads
 from skequinas.training import CLASSIFICATION, DataPart, Objective, TrainingSettings, train
 
 __all__ = ["Canonicalizer", "learn_poses"]
@@ -41,10 +42,10 @@ class Canonicalizer:
     preprocessing: Preprocessing
     network: nn.Sequential
 
-    @torch.inference_mode()
     def __call__(self, copies: Tensor) -> Tensor:
         """Copies of shape (n, order, channels, height, width) to their probabilities (n, order), float64."""
-        numbers = alone_or_not(self.network)(self.preprocessing(copies.flatten(0, 1)))[:, -1]
+        with worker_threads(), full_precision(), no_autocast(), torch.inference_mode():
+            numbers = alone_or_not(self.network)(self.preprocessing(copies.flatten(0, 1)))[:, -1]
         return (numbers.double().view(copies.shape[:2]) / _TEMPERATURE).softmax(1)
 
 

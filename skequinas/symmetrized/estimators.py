@@ -30,12 +30,13 @@ _PARAMETERS = """estimator : estimator
         Any {kind} of scikit-learn, a pipeline too. It is cloned.
     group : str, PointGroup or Subgroup, default="D4"
         What predictions are to be invariant to, by elements that move pixels: a part of "D4". "learned" asks the data:
-        an `{searched}` with its defaults, whose verdict is taken.
+        an `{searched}` with its defaults, whose verdict is taken. For one with other settings, or for images that
+        belong together, pass the ``learned_symmetry_.group`` of your own.
     mode : {{"average", "augment", "canonical", "weighted"}}, default="average"
         What the estimator is fitted to, and asked about:
 
         - "average": fitted to the images as they are; asked about all copies, of which the mean is taken.
-        - "augment": fitted to all copies; asked in the same way. For most the best, where time allows.
+        - "augment": fitted to all copies; asked in the same way.
         - "canonical": fitted to every image in the pose that was learned for it, and asked about that copy alone.
         - "weighted": fitted to copies as often as they are probable by what was learned; asked about all, of which
           the mean is taken by these probabilities.
@@ -65,8 +66,20 @@ _ATTRIBUTES = """estimator_ : estimator
         Values in a sample."""
 
 _NOTES = """Copies of an image are asked about in an order that does not depend on which of them one has. So what is
-    predicted for an image and for its copies is equal to the last bit, whatever the estimator is, as long as it answers
-    the same when it is asked the same."""
+    predicted for images and for the same images moved is equal to the last bit, as long as the estimator answers the
+    same when it is asked the same. Beside other images its own answers may be rounded otherwise."""
+
+_LOOKED_AT = 256
+"""Images of the fit by which the rule is found, and as many between two of them."""
+
+_AGREE = 0.9
+"""Of the labels of several classes, what has to follow: pairs of classes vote for nearly what the largest sum says."""
+
+
+def _best(said: NDArray[Any]) -> NDArray[np.int64]:
+    """The class that answers are for."""
+    best: NDArray[np.int64] = said.argmax(1) if said.ndim > 1 else (said > 0).astype(np.int64)
+    return best
 
 
 def _documented(cls: Any) -> Any:
@@ -95,7 +108,8 @@ class SymmetrizedClassifier(ClassifierMixin, BaseSymmetrized):
     -----
     {notes}
 
-    Where the estimator has no probabilities, its decision function is averaged, and without that its votes.
+    Labels follow from the mean of the probabilities, or of the decision function, where those are what the estimator
+    itself goes by; else, as where it has a threshold of its own, from the votes of the copies.
 
     References
     ----------
@@ -117,6 +131,8 @@ class SymmetrizedClassifier(ClassifierMixin, BaseSymmetrized):
     True
     """
 
+    _rule: str
+
     @property
     def classes_(self) -> NDArray[Any]:
         """The class labels."""
@@ -127,8 +143,9 @@ class SymmetrizedClassifier(ClassifierMixin, BaseSymmetrized):
     def __sklearn_tags__(self) -> Any:
         """Those of the estimator."""
         tags = super().__sklearn_tags__()
-        tags.classifier_tags = get_tags(self.estimator).classifier_tags
-        tags.classifier_tags.multi_label = False
+        own = get_tags(self.estimator).classifier_tags
+        if own is not None:
+            tags.classifier_tags.poor_score, tags.classifier_tags.multi_class = own.poor_score, own.multi_class
         return tags
 
     def _as_numbers(self, said: Any, method: str) -> NDArray[Any]:
@@ -147,11 +164,25 @@ class SymmetrizedClassifier(ClassifierMixin, BaseSymmetrized):
         ndarray of shape (n,)
         """
         check_is_fitted(self)
-        method = next(m for m in ("predict_proba", "decision_function", "predict") if hasattr(self.estimator_, m))
-        found = self._answers(X, method)
-        best = found.argmax(1) if found.ndim > 1 else (found > 0).astype(np.int64)
-        labels: NDArray[Any] = self.classes_[best]
+        one = self.group_.order == 1 or self._asked_by == "canonical"
+        found = self._answers(X, "predict" if one else self._rule)
+        labels: NDArray[Any] = found if one else self.classes_[_best(found)]
         return labels
+
+    def _learn_rule(self, shown: NDArray[Any]) -> None:
+        """Of its own rules the estimator may have others than the largest: a threshold, votes of pairs of classes."""
+        shown = shown[:_LOOKED_AT]
+        between = ((shown.astype(np.float64) + shown[::-1]) / 2).astype(shown.dtype)  # about which it is less sure
+        shown = np.concatenate([shown, between])
+        labels, n_classes = np.asarray(self.estimator_.predict(shown)), len(self.classes_)
+        self._rule = "predict"
+        for method in ("decision_function", "predict_proba"):
+            if hasattr(self.estimator_, method):
+                said = np.asarray(getattr(self.estimator_, method)(shown))
+                alike = said.ndim == 1 or said.shape[1] == n_classes
+                agree = np.mean(self.classes_[_best(said)] == labels) if alike else 0.0
+                if agree >= (1.0 if n_classes == 2 else _AGREE):
+                    self._rule = method
 
     @available_if(_has("predict_proba"))
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
@@ -219,8 +250,9 @@ class SymmetrizedRegressor(RegressorMixin, BaseSymmetrized):
     def __sklearn_tags__(self) -> Any:
         """Those of the estimator."""
         tags, own = super().__sklearn_tags__(), get_tags(self.estimator)
-        tags.regressor_tags = own.regressor_tags
-        tags.target_tags.multi_output = own.target_tags.multi_output
+        if own.regressor_tags is not None:
+            tags.regressor_tags = own.regressor_tags
+        tags.target_tags.multi_output = True  # if the estimator takes it, which says so itself
         return tags
 
     def predict(self, X: ArrayLike) -> NDArray[np.float64]:

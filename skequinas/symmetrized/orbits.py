@@ -37,9 +37,11 @@ def ordered_orbits(images: Tensor, group: PointGroup) -> tuple[Tensor, NDArray[n
         By which element of the group the image is moved to become each copy.
     """
     copies = torch.stack([transform_images(images, group, g) for g in group.elements], 1).contiguous()
-    values = copies.flatten(2).numpy()
-    places = np.arange(1, 1 + values.shape[2], dtype=np.uint64) * np.uint64(_STEP)
-    order = np.argsort(mixed(values, places).sum(2, dtype=np.uint64), axis=1, kind="stable")
+    keys = np.empty(copies.shape[:2], dtype=np.uint64)
+    places = np.arange(1, 1 + images[0].numel(), dtype=np.uint64) * np.uint64(_STEP)
+    for g in group.elements:
+        keys[:, g] = mixed(copies[:, g].contiguous().flatten(1).numpy(), places).sum(1, dtype=np.uint64)
+    order = np.argsort(keys, axis=1, kind="stable")
     rows = torch.arange(len(images))[:, None]
     return copies[rows, torch.from_numpy(order)], order
 

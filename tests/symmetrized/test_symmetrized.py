@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import pickle
+import tracemalloc
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from sklearn import config_context
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.datasets import load_digits
-from sklearn.ensemble import ExtraTreesClassifier, RandomForestClassifier, RandomForestRegressor
+from sklearn.ensemble import BaggingRegressor, ExtraTreesClassifier, RandomForestClassifier, RandomForestRegressor
+from sklearn.exceptions import UnsetMetadataPassedError
 from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge, RidgeClassifier
-from sklearn.model_selection import GridSearchCV
+from sklearn.model_selection import FixedThresholdClassifier, GridSearchCV
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
@@ -23,7 +27,9 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skequinas import SymmetrizedClassifier, SymmetrizedRegressor
 from skequinas.datasets import make_planted_symmetry
+from skequinas.estimators.preparation import images_of
 from skequinas.groups import PointGroup
+from skequinas.io import stored
 from skequinas.nn import transform_images
 from skequinas.symmetrized import ordered_orbits
 
@@ -75,7 +81,8 @@ def test_moved_images_have_the_same_prediction_to_the_bit(name: str, mode: Any) 
     model.fit(IMAGES[:150], LABELS[:150])
     asked, method = IMAGES[150:300], "predict_proba" if hasattr(model, "predict_proba") else "decision_function"
     expected = getattr(model, method)(asked)
-    np.testing.assert_array_equal(model.predict(asked), model.classes_[expected.argmax(1)])
+    if mode != "canonical":  # there the estimator's own rule is taken
+        np.testing.assert_array_equal(model.predict(asked), model.classes_[expected.argmax(1)])
     for g in D4.elements:
         np.testing.assert_array_equal(getattr(model, method)(moved(asked, g)), expected)
     assert len(np.unique(expected.round(6), axis=0)) > 30
@@ -181,6 +188,47 @@ def test_two_classes(estimator: Any) -> None:
     np.testing.assert_array_equal(model.decision_function(moved(X, 5)), model.decision_function(X))
 
 
+def test_what_has_a_rule_of_its_own_votes_by_it() -> None:
+    X, y = IMAGES[LABELS < 3], LABELS[LABELS < 3]
+    pairs = SVC(decision_function_shape="ovo")  # three columns for three pairs of three classes
+    assert SymmetrizedClassifier(pairs, "C4", "augment").fit(X[::2], y[::2]).score(X[1::2], y[1::2]) > 0.95
+    binary = y < 1
+    strict = FixedThresholdClassifier(RandomForestClassifier(20, max_depth=2, random_state=0), threshold=0.9)
+    alone = clone(strict).fit(X[::2].reshape(-1, 64), binary[::2]).predict(X[1::2].reshape(-1, 64))
+    for mode in ("average", "canonical"):
+        model = SymmetrizedClassifier(strict, "C1", mode).fit(X[::2], binary[::2])
+        np.testing.assert_array_equal(model.predict(X[1::2]), alone)
+    model = SymmetrizedClassifier(strict, "C2").fit(X[::2], binary[::2])
+    votes = [model.estimator_.predict(x.reshape(-1, 64)) for x in (X[1::2], X[1::2, ::-1, ::-1])]
+    np.testing.assert_array_equal(model.predict(X[1::2])[votes[0] == votes[1]], votes[0][votes[0] == votes[1]])
+
+
+def test_images_in_files_are_those_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    forest = RandomForestClassifier(5, random_state=0)
+    for mode in MODES:
+        model = SymmetrizedClassifier(forest, "C4", mode, max_epochs=0.2, random_state=0)
+        expected = model.fit(IMAGES[:200], LABELS[:200]).predict_proba(IMAGES)
+        with monkeypatch.context() as patch:
+            patch.setattr(stored, "_LARGE", 1000)
+            np.testing.assert_array_equal(model.fit(IMAGES[:200], LABELS[:200]).predict_proba(IMAGES), expected)
+            holed = IMAGES[:200].copy()
+            holed[7, 3, 3] = np.nan
+            with pytest.raises(ValueError, match=r"Input X contains NaN \(image 7\)"):
+                model.fit(holed, LABELS[:200])
+    np.testing.assert_array_equal(model.predict_proba(IMAGES), expected)  # a fit that fails leaves it as it was
+
+
+def test_memory_is_a_few_times_that_of_what_the_estimator_gets() -> None:
+    X = np.random.default_rng(0).integers(256, size=(300, 96, 96, 3), dtype=np.uint8)
+    model = SymmetrizedClassifier(_Voter(), "D4", "canonical", max_epochs=0.01, random_state=0)
+    model.fit(X[:20], np.arange(20) % 2)
+    tracemalloc.start()
+    model._chosen(images_of(X, model.image_shape_), np.arange(300) % 2, None, 0)
+    numpy_peak = tracemalloc.get_traced_memory()[1]  # torch's own is not seen
+    tracemalloc.stop()
+    assert numpy_peak < 12 * X.nbytes
+
+
 # --- poses ---
 
 
@@ -258,6 +306,48 @@ def test_weights_reach_the_estimator(mode: Any) -> None:
         np.testing.assert_allclose(model.predict_proba(X), alone.predict_proba(X), atol=0.02)
 
 
+def test_a_step_of_a_pipeline_takes_weights_by_its_name() -> None:
+    weights = np.r_[np.ones(100), np.zeros(100)]
+    pipeline = make_pipeline(StandardScaler(), LogisticRegression(max_iter=30, tol=1e-1))
+    for mode in ("augment", "weighted"):
+        model = SymmetrizedClassifier(pipeline, "C2", mode, max_epochs=0.2, random_state=0)
+        own = {"logisticregression__sample_weight": weights}
+        plain = clone(model).fit(IMAGES[:200], LABELS[:200]).predict_proba(IMAGES)
+        assert np.abs(model.fit(IMAGES[:200], LABELS[:200], **own).predict_proba(IMAGES) - plain).max() > 0.05
+    with config_context(enable_metadata_routing=True):
+        step = LogisticRegression(max_iter=30, tol=1e-1).set_fit_request(sample_weight=True)
+        asked = make_pipeline(FunctionTransformer(), step)
+        model = SymmetrizedClassifier(asked, "C2", "augment").fit(IMAGES[:200], LABELS[:200], sample_weight=weights)
+        orbits, _ = ordered_orbits(torch.from_numpy(IMAGES[:200, None]), model.group_)
+        alone = clone(step).fit(orbits.reshape(400, 64).numpy(), np.repeat(LABELS[:200], 2), np.repeat(weights, 2))
+        np.testing.assert_allclose(model.estimator_[-1].coef_, alone.coef_, atol=1e-6)
+        with pytest.raises(UnsetMetadataPassedError):
+            SymmetrizedClassifier(LogisticRegression()).fit(IMAGES[:200], LABELS[:200], sample_weight=weights)
+
+
+def test_weights_of_nothing_are_of_no_images() -> None:
+    y = DIGITS[:300].sum(1)
+    weights = np.r_[np.ones(250), np.zeros(50)]
+    far = np.where(weights > 0, y, 1e6)
+    model = SymmetrizedRegressor(Ridge(), "C4", "canonical", max_epochs=1, random_state=0)
+    poses = [model.fit(IMAGES[:300], own, weights).canonicalize(IMAGES)[0] for own in (y, far)]
+    np.testing.assert_array_equal(*poses)
+    with pytest.raises(ValueError, match=r"sample_weight must not be negative.*mode='canonical' learns poses"):
+        model.fit(IMAGES[:300], y, -weights)
+
+
+def test_several_numbers_go_through_searches_and_ensembles() -> None:
+    y = np.stack([DIGITS.sum(1), DIGITS[:, :32].sum(1)], 1)
+    for estimator in (GridSearchCV(Ridge(), {"alpha": [0.1, 1.0]}, cv=2), BaggingRegressor(Ridge(), 3)):
+        assert SymmetrizedRegressor(estimator, "C2").fit(IMAGES[:200], y[:200]).predict(IMAGES).shape == y.shape
+
+
+def test_rows_that_are_no_squares_have_no_symmetry_to_learn() -> None:
+    with pytest.warns(UserWarning, match="Rows of 10 values are no square image"):
+        model = SymmetrizedClassifier(RidgeClassifier(), "learned", random_state=0).fit(DIGITS[:60, 20:30], LABELS[:60])
+    assert model.group_.name == "C1"
+
+
 def test_images_may_stay_images_for_the_estimator() -> None:
     seen = []
 
@@ -300,6 +390,10 @@ def test_errors_say_what_to_do() -> None:
         SymmetrizedClassifier(KNeighborsClassifier()).fit(DIGITS, LABELS, np.ones(len(LABELS)))
     with pytest.raises(ValueError, match=r"mode='average' learns no pose.*mode='canonical'"):
         SymmetrizedClassifier(forest).fit(DIGITS, LABELS).canonicalize(DIGITS)
+    with pytest.raises(ValueError, match=r"estimator=Ridge\(\) is none for SymmetrizedClassifier. Take SymmetrizedReg"):
+        SymmetrizedClassifier(Ridge()).fit(DIGITS, LABELS)
+    with pytest.raises(ValueError, match="is none for SymmetrizedRegressor. Take SymmetrizedClassifier"):
+        SymmetrizedRegressor(forest).fit(DIGITS, LABELS)
     with pytest.raises(ValueError, match="The 'mode' parameter of SymmetrizedClassifier must be a str among"):
         SymmetrizedClassifier(forest, mode="mean").fit(DIGITS, LABELS)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="X has images of shape"):
