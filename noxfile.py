@@ -32,7 +32,7 @@ def types(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run the tests, or some of them: ``nox -s tests -- tests/nn``."""
     session.install("-e", ".[test]")
-    session.run("pytest", "-n", "auto", *session.posargs)
+    session.run("pytest", "-n", "auto", "-m", "", *session.posargs)
 
 
 @nox.session(default=False)

@@ -31,7 +31,7 @@ class SymmetryGainDisplay:
     ax_ : matplotlib Axes
     figure_ : matplotlib Figure
     curves_ : dict of matplotlib ErrorbarContainer
-        One for each way; bars are standard errors over repeats.
+        One for each way; bars are standard deviations over repeats.
 
     Examples
     --------
@@ -87,10 +87,11 @@ class SymmetryGainDisplay:
             ax = new_figure().add_subplot()
         n, self.curves_ = np.array(self.gain.n_images), {}
         for (way, errors), color in zip(self.gain.errors.items(), (BLUE, VERMILLION, ORANGE), strict=False):
-            bars = errors.std(1, ddof=1) / np.sqrt(errors.shape[1]) if errors.shape[1] > 1 else None
+            bars = errors.std(1, ddof=1) if errors.shape[1] > 1 else None
             a, b, _ = self.gain.power_law(way)
-            label = way if np.isnan(b) else f"{way}: $n^{{{-b:.2f}}}$"
-            self.curves_[way] = ax.errorbar(n, errors.mean(1), bars, fmt="o", capsize=3, color=color, label=label)
+            label = f"{way}: $n^{{{-b:.2f}}}$"
+            means = np.maximum(errors.mean(1), max(self.gain.least, 1e-12))  # the axis has no 0
+            self.curves_[way] = ax.errorbar(n, means, bars, fmt="o", capsize=3, color=color, label=label)
             ax.plot(n, a * n**-b, "--", color=color)
         ax.set(xscale="log", yscale="log", xlabel="Images", ylabel="Error on other images")
         ax.set_xticks(n, [f"{k:,}" for k in n])

@@ -8,6 +8,7 @@ Gouk and Hospedales, Why Do Self-Supervised Models Transfer?, 2022.
 
 from __future__ import annotations
 
+import copy
 from typing import Any, Literal
 
 import numpy as np
@@ -38,21 +39,21 @@ class FeaturesMixin(TransformerMixin):
     network_: EquivariantNetwork
     preprocessing_: Preprocessing
 
-    def transform(self, X: ArrayLike, part: Part = "all") -> NDArray[np.float64]:
+    def transform(self, X: ArrayLike) -> NDArray[np.float64]:
         """Features of images: what the fitted network computes before its last layers.
+
+        Invariant features are the same for an image that is moved by an element of the learned group. Equivariant ones
+        move with it, by the group's irreducible representations; `move_features` does the same to them.
 
         Parameters
         ----------
         X : array-like
             Images as in `fit`.
-        part : {"all", "invariant", "equivariant"}, default="all"
-            Invariant features are the same for an image that is moved by an element of the learned group. Equivariant
-            ones move with it, by the group's irreducible representations; `move_features` does the same to them.
 
         Returns
         -------
         ndarray of shape (n, n_features)
-            The invariant ones first; `get_feature_names_out` has the names of all.
+            The invariant ones first; `get_feature_names_out` has the names of all, `features` either part.
 
         Examples
         --------
@@ -60,14 +61,28 @@ class FeaturesMixin(TransformerMixin):
         >>> from skequinas import EquivariantNASClassifier
         >>> X, y = load_digits(n_class=3, return_X_y=True)
         >>> model = EquivariantNASClassifier("C4", "none", max_epochs=2, random_state=0).fit(X, y)
-        >>> model.transform(X, part="invariant").shape[1] * 4 == model.transform(X).shape[1]
+        >>> model.features(X, "invariant").shape[1] * 4 == model.transform(X).shape[1]
         True
+        """
+        return self.features(X)
+
+    def features(self, X: ArrayLike, part: Part = "all") -> NDArray[np.float64]:
+        """What `transform` returns, or one of its two parts.
+
+        Parameters
+        ----------
+        X : array-like
+            Images as in `fit`.
+        part : {"all", "invariant", "equivariant"}, default="all"
+
+        Returns
+        -------
+        ndarray of shape (n, n_features)
         """
         check_is_fitted(self)
         if part not in ("all", "invariant", "equivariant"):
             raise ValueError(f"part={part!r} must be 'all', 'invariant' or 'equivariant'.")
-        images = taken_from(read_more(self, X, self.image_shape_), self.image_shape_)
-        coordinates = self._features(images)
+        coordinates = self._features(taken_from(read_more(self, X, self.image_shape_), self.image_shape_))
         m = coordinates.shape[1] // self._moves().order
         if part == "all":
             return coordinates
@@ -75,12 +90,15 @@ class FeaturesMixin(TransformerMixin):
 
     def _features(self, images: torch.Tensor | StoredImages, move: int = 0) -> NDArray[np.float64]:
         """Those of images (n, channels, height, width), moved by an element of the search group."""
-        found = []
+        found, device = [], self._prediction_device()
+        preprocessing, network = self.preprocessing_, self.network_
+        if device.type != "cpu":
+            preprocessing, network = copy.deepcopy(preprocessing).to(device), copy.deepcopy(network).to(device)
         with worker_threads(), full_precision(), no_autocast(), torch.inference_mode():
             for batch in images.split(EVALUATION_BATCH):
                 several = batch if len(batch) > 1 else torch.cat([batch, batch])  # one alone is rounded otherwise
-                several = transform_images(several, self.architecture_.group, move)
-                found.append(self._functions(several)[: len(batch)])
+                inputs = preprocessing(transform_images(several.to(device), self.architecture_.group, move))
+                found.append(self._functions(network, inputs)[: len(batch)].cpu().numpy())
         return irrep_coordinates(np.concatenate(found).astype(np.float64), self._moves())
 
     def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
@@ -121,22 +139,31 @@ class FeaturesMixin(TransformerMixin):
                 f"element={element} is none of the learned group {subgroup.name}, whose elements are "
                 f"{', '.join(map(str, subgroup.elements))}: features do not move by it."
             )
-        return move_coordinates(np.asarray(features, dtype=np.float64), subgroup, element)
+        given = np.asarray(features, dtype=np.float64)
+        n = len(self.get_feature_names_out())
+        if given.ndim != 2 or given.shape[1] != n:
+            raise ValueError(
+                f"features has shape {given.shape}, but must hold all {n} that transform returns of each image."
+            )
+        return move_coordinates(given, subgroup, element)
 
     def _moves(self) -> Subgroup:
         """The group that features move by."""
         return self.architecture_.averaged or self.architecture_.symmetry
 
-    def _functions(self, images: torch.Tensor) -> NDArray[np.float32]:
+    def _prediction_device(self) -> torch.device:
+        raise NotImplementedError
+
+    def _functions(self, network: EquivariantNetwork, inputs: torch.Tensor) -> torch.Tensor:
         """Of every image the functions on the group that its features are, (n, m, order)."""
-        subgroup, group, network = self._moves(), self.architecture_.group, self.network_
-        inputs = self.preprocessing_(images)
+        subgroup, group = self._moves(), self.architecture_.group
         if self.architecture_.averaged is not None:  # of an ordinary network by all moves
             moved = (transform_images(inputs, group, group.inverse(h)) for h in subgroup.elements)
-            return torch.stack([network.features(x) for x in moved], -1).numpy()
+            return torch.stack([network.features(x) for x in moved], -1)
         fields = network.features(inputs).unflatten(1, (-1, group.order))
-        values: NDArray[np.float32] = fields[:, :, torch.tensor(subgroup.right_cosets)].flatten(1, 2).numpy()
-        return values
+        cosets = torch.tensor(subgroup.right_cosets, device=fields.device)
+        functions: torch.Tensor = fields[:, :, cosets].flatten(1, 2)
+        return functions
 
 
 def feature_invariance(model: FeaturesMixin, X: ArrayLike) -> dict[str, float]:
@@ -177,35 +204,44 @@ def feature_invariance(model: FeaturesMixin, X: ArrayLike) -> dict[str, float]:
 
 
 def move_retrieval(model: FeaturesMixin, X: ArrayLike) -> float:
-    """How well the equivariant features tell by which element of the learned group an image was moved.
+    """How well the equivariant features of an image tell by what it was moved, to one who does not know the image.
 
-    For every image and every element, the features that `move_features` predicts are compared with those of all moved
-    copies of the image, by the cosine of the angle between them.
+    For every image and every element of the learned group, the features of the moved image are compared with the mean
+    features of all other images, moved likewise by each element, by the cosine of the angle between them.
 
     Parameters
     ----------
     model : EquivariantNASClassifier or EquivariantNASRegressor
         Fitted, with a learned group that has a move.
     X : array-like
-        Images as in `fit`, best others.
+        Images as in `fit`, best others, which all stand in one pose, such as upright.
 
     Returns
     -------
     float
-        The mean reciprocal rank of the copy that was moved by this element: 1 where it is always the nearest. Copies
-        that are as near count by half, as those of an image that has the symmetry itself.
+        The mean reciprocal rank of the true element: 1 where it always fits best. By chance it is the mean of 1, 1/2,
+        1/3 and so on up to the order of the group, .34 for D4. As it is for images whose poses are random.
+
+    References
+    ----------
+    Garrido, Najman and LeCun, 2023, rank the copies of the image itself, which a network with the symmetry built in
+    tells apart by construction.
     """
     check_is_fitted(model)
     subgroup = model._moves()
     if subgroup.order == 1:
         raise ValueError("The learned group is C1, which has no move to be told by features.")
     images = taken_from(read_more(model, X, model.image_shape_), model.image_shape_)
+    if len(images) < 2:
+        raise ValueError(f"X holds {len(images)} image; give at least two, as each is compared with the others.")
     own = model._features(images)
     m = own.shape[1] // subgroup.order
-    views = np.stack([model._features(images, h)[:, m:] for h in subgroup.elements])
+    others = (own.sum(0) - own) / (len(own) - 1)
+    expected = np.stack([model.move_features(others, h)[:, m:] for h in subgroup.elements])
     found = []
     for place, h in enumerate(subgroup.elements):
-        near = np.stack([_cosine(model.move_features(own, h)[:, m:], view) for view in views]).round(6)
+        moved = model._features(images, h)[:, m:]
+        near = np.stack([_cosine(moved, view) for view in expected]).round(6)
         rank = 1 + (near > near[place]).sum(0) + ((near == near[place]).sum(0) - 1) / 2
         found.append((1 / rank).mean())
     return float(np.mean(found))

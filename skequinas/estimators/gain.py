@@ -7,6 +7,7 @@ Brehmer, Behrends, de Haan and Cohen, Does equivariance matter at scale?, 2024.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,14 +17,14 @@ import numpy as np
 from joblib import Parallel, delayed
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import clone, is_classifier
-from sklearn.model_selection import ShuffleSplit, StratifiedShuffleSplit
+from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state, indexable
 from sklearn.utils._indexing import _safe_indexing
-from sklearn.utils.validation import _num_samples
 
 from skequinas.estimators.base import BaseEquivariantNAS
-from skequinas.estimators.units import checked_groups
-from skequinas.groups import parse_group
+from skequinas.estimators.preparation import images_of, read_first
+from skequinas.estimators.units import checked_groups, units_of
+from skequinas.groups import PointGroup, group_on_images, parse_group
 
 __all__ = ["SymmetryGain", "symmetry_gain"]
 
@@ -43,50 +44,52 @@ class SymmetryGain:
         variance.
     seconds : dict of ndarray of shape (n_sizes, n_repeats)
         Of each fit.
+    least : float, default=0.0
+        What an error without a mistake counts in power laws: half of one mistake.
     """
 
     group: str
     n_images: tuple[int, ...]
     errors: dict[str, NDArray[np.float64]]
     seconds: dict[str, NDArray[np.float64]]
+    least: float = 0.0
 
     def power_law(self, way: str) -> tuple[float, float, float]:
-        """The factor a and the exponent b of a line through the logarithms, error = a n**-b, and the error of b.
+        """The factor a and the exponent b of a line through the logarithms, error = a n**-b, and the spread of b.
 
         Parameters
         ----------
         way : str
-            A key of ``errors``. Fits without any error do not count.
+            A key of ``errors``.
 
         Returns
         -------
-        a, b, error of b : float
-            The last from repeats: lines through one repeat each. NaN where there are not enough.
+        a, b, spread of b : float
+            The last is the standard deviation of lines through one repeat each, which share images; NaN of one repeat.
         """
         lines = np.array([self._line(errors) for errors in self.errors[way].T])
         factor, exponent = self._line(self.errors[way].mean(1))
-        spread = lines[:, 1].std(ddof=1) / np.sqrt(len(lines)) if len(lines) > 1 else np.nan
-        return factor, exponent, float(spread)
+        return factor, exponent, float(lines[:, 1].std(ddof=1)) if len(lines) > 1 else np.nan
 
     def _line(self, errors: NDArray[np.float64]) -> tuple[float, float]:
-        n, positive = np.array(self.n_images), errors > 0
-        if positive.sum() < 2:
-            return np.nan, np.nan
-        slope, level = np.polyfit(np.log(n[positive]), np.log(errors[positive]), 1)
+        slope, level = np.polyfit(np.log(self.n_images), np.log(np.maximum(errors, max(self.least, 1e-12))), 1)
         return float(np.exp(level)), float(-slope)
 
     def saved(self, way: str = "C1, moved images") -> float:
         """How many times as many images another way needs for the error that the symmetry reaches, by the power laws.
 
-        It is taken in the middle of the sizes (of their logarithms).
+        It is taken in the middle of the sizes (of their logarithms). Where the errors of the other way do not fall
+        beyond doubt, as where its exponent is no greater than twice its spread, it is infinite.
         """
         a, b, _ = self.power_law(self.group)
-        other, slope, _ = self.power_law(way)
+        other, slope, spread = self.power_law(way)
+        if slope <= 2 * np.nan_to_num(spread) or slope <= 0:
+            return np.inf
         n = np.exp(np.log(self.n_images).mean())
         return float((other / (a * n**-b)) ** (1 / slope) / n)
 
     def to_frame(self) -> Any:
-        """A row for every way and size, with means and standard errors over repeats; needs pandas."""
+        """A row for every way and size, with means and standard deviations over repeats; needs pandas."""
         import pandas as pd
 
         n_repeats = next(iter(self.errors.values())).shape[1]
@@ -95,13 +98,13 @@ class SymmetryGain:
                 way,
                 n,
                 errors[i].mean(),
-                errors[i].std(ddof=1) / np.sqrt(n_repeats) if n_repeats > 1 else np.nan,
+                errors[i].std(ddof=1) if n_repeats > 1 else np.nan,
                 self.seconds[way][i].mean(),
             )
             for way, errors in self.errors.items()
             for i, n in enumerate(self.n_images)
         ]
-        return pd.DataFrame(rows, columns=["way", "n_images", "error", "error_sem", "seconds"]).set_index(
+        return pd.DataFrame(rows, columns=["way", "n_images", "error", "error_std", "seconds"]).set_index(
             ["way", "n_images"]
         )
 
@@ -133,19 +136,21 @@ def symmetry_gain(
     Parameters
     ----------
     model : EquivariantNASClassifier or EquivariantNASRegressor
-        If it is fitted, the group that it learned is the symmetry in question, else its ``group``. Its parameters are
-        taken but for the search. With ``max_epochs`` all three have as many epochs, with ``time_budget`` as many
+        If it is fitted, the group that it learned is the symmetry in question, else its ``group``. Fit it to images
+        other than X: a group that test images have chosen makes their errors too low. Its parameters are taken but for
+        the search, averaging and moved images, and ``architecture`` must be "auto", which gives all ways as many
+        channels. With ``max_epochs`` all three have as many epochs, with ``time_budget`` as many
         seconds.
     X, y : array-like
         As in `fit`.
     train_sizes : sequence of float, default=(0.1, 0.22, 0.46, 1.0)
         How many images, or shares of those that are not held out (up to 1.0, a float).
     test_size : float, default=0.25
-        The share of the images that all errors are measured on, others in every repeat.
+        The share of the images that all errors are measured on, drawn anew in every repeat.
     n_repeats : int, default=3
         How often it is done, by other images and seeds.
     groups : array-like of shape (n,), optional
-        As in `fit`: images of one group are not divided between fit and test.
+        As in `fit`: images of one group are not divided between fit and test, and neither are copies.
     n_jobs : int, optional
         How many fits at the same time. With a ``time_budget`` best one.
     random_state : int, RandomState or None
@@ -172,51 +177,83 @@ def symmetry_gain(
     group = model.learned_symmetry_.group if hasattr(model, "module_") else parse_group(model.group).name
     if group == "C1":
         raise ValueError("The symmetry in question is C1, which buys nothing. Pass a model with another group.")
+    if model.architecture != "auto":
+        raise ValueError(
+            f"architecture={model.architecture!r} has other channels for other groups. Set architecture='auto'."
+        )
+    whole = parse_group(group)
+    like_it = {} if whole.acts_on_pixels else {"basis": "harmonic", "circular_mask": True}
     ways: dict[str, dict[str, Any]] = {
-        group: {"group": group},
-        "C1": {"group": "C1"},
+        group: {"group": group, "augment": "none"},
+        "C1": {"group": "C1", "augment": "none", **like_it},
         "C1, moved images": {"group": group, "augment": "group"},
     }
-    labels = checked_groups(groups, y)
-    rng, n = check_random_state(random_state), _num_samples(y)
+    units, rng = _units(model, X, y, groups, whole), check_random_state(random_state)
+    labels = np.asarray(y) if is_classifier(model) else None
     parts, seeds = [], rng.randint(np.iinfo(np.int32).max, size=n_repeats).tolist()
     for seed in seeds:
-        units = np.arange(n) if labels is None else labels
         first = np.unique(units, return_index=True)[1]
-        strata = is_classifier(model) and np.unique(np.asarray(y)[first], return_counts=True)[1].min() >= 2
-        kind = StratifiedShuffleSplit if strata else ShuffleSplit
-        split = kind(1, test_size=test_size, random_state=seed).split(first[:, None], np.asarray(y)[first])
-        parts.append([np.flatnonzero(np.isin(units, units[first[own]])) for own in next(split)])
-        parts[-1][0] = np.random.default_rng(seed).permutation(parts[-1][0])
+        strata = None if labels is None else labels[first]
+        if strata is not None and np.unique(strata, return_counts=True)[1].min() < 2:
+            strata = None
+        own = train_test_split(np.arange(len(first)), test_size=test_size, stratify=strata, random_state=seed)
+        fit, test = (np.flatnonzero(np.isin(units, units[first[part]])) for part in own)
+        parts.append((_spread(fit, labels, seed), test))
     most = min(len(fit) for fit, _ in parts)
-    sizes = tuple(round(s * most) if isinstance(s, float) else int(s) for s in train_sizes)
+    sizes = tuple(round(s * most) if isinstance(s, float | np.floating) else int(s) for s in train_sizes)
     if len(sizes) < 2 or list(sizes) != sorted(set(sizes)) or sizes[0] < 4 or sizes[-1] > most:
         raise ValueError(
             f"train_sizes={tuple(train_sizes)} are {sizes} images; they must grow, from 4 on to {most}, which are not "
             "held out, and be two at least."
         )
+    common = {"search": "none", "averaging": "none", "warm_start": False, "checkpoint": None}
     tasks = (
         delayed(_error)(
-            clone(model).set_params(
-                search="none", averaging="none", warm_start=False, checkpoint=None, random_state=seed, **own
-            ),
-            X, y, fit[:size], test,
+            clone(model).set_params(**common, **own, random_state=seed), X, y, units, np.sort(fit[:size]), test
         )
         for own in ways.values()
         for size in sizes
         for seed, (fit, test) in zip(seeds, parts, strict=True)
-    )  # fmt: skip
+    )
     found = np.array(Parallel(n_jobs=n_jobs)(tasks)).reshape(len(ways), len(sizes), n_repeats, 2)
     errors, seconds = (dict(zip(ways, found[..., i], strict=True)) for i in range(2))
-    return SymmetryGain(group, sizes, errors, seconds)
+    least = 0.0 if labels is None else 0.5 / len(parts[0][1])
+    return SymmetryGain(group, sizes, errors, seconds, least)
+
+
+def _units(model: BaseEquivariantNAS, X: Any, y: Any, groups: Any, group: PointGroup) -> NDArray[np.int64]:
+    """Which images belong together: copies, moved or not, and those of a group."""
+    reader = clone(model)
+    rows, _, shape = read_first(reader, X, y, **reader._target_checks)
+    images, padded = images_of(rows, shape), reader.n_features_in_ < math.prod(shape)
+    moving = PointGroup(1) if padded else group_on_images(group, *images.shape[2:])
+    units = units_of(images, checked_groups(groups, rows), moving, near=not padded)
+    return np.arange(len(images)) if units is None else units
+
+
+def _spread(rows: NDArray[np.int64], labels: NDArray[Any] | None, seed: int) -> NDArray[np.int64]:
+    """Rows in random order, of which the first n have every class by its share."""
+    rows = np.random.default_rng(seed).permutation(rows)
+    if labels is None:
+        return rows
+    _, codes, counts = np.unique(labels[rows], return_inverse=True, return_counts=True)
+    places = np.empty(len(rows))
+    for code, count in enumerate(counts):
+        places[codes == code] = (np.arange(count) + 0.5) / count
+    return rows[np.argsort(places, kind="stable")]
 
 
 def _error(
-    model: BaseEquivariantNAS, X: Any, y: Any, fit: NDArray[np.int64], test: NDArray[np.int64]
+    model: BaseEquivariantNAS,
+    X: Any,
+    y: Any,
+    units: NDArray[np.int64],
+    fit: NDArray[np.int64],
+    test: NDArray[np.int64],
 ) -> tuple[float, float]:
     """On held-out images, and the seconds of the fit."""
     started = time.perf_counter()
-    model.fit(_safe_indexing(X, fit), _safe_indexing(y, fit))
+    model.fit(_safe_indexing(X, fit), _safe_indexing(y, fit), groups=units[fit])
     seconds = time.perf_counter() - started
     score: float = model.score(_safe_indexing(X, test), _safe_indexing(y, test))
     return 1 - score, seconds

@@ -12,7 +12,7 @@ __all__ = ["partition_distance"]
 
 
 def partition_distance(first: Subgroup | ArrayLike, second: Subgroup | ArrayLike) -> float:
-    """The share of items that would have to change their part for two partitions to be the same.
+    """How many items would have to change their part for two partitions to be the same, over the most that could.
 
     A subgroup H divides its group into orbits, the right cosets of H: the places of a kernel that share a weight.
 

@@ -40,6 +40,8 @@ def test_a_power_law_is_found_again() -> None:
     middle = (100 * 300 * 1000) ** (1 / 3)
     assert gain.saved("C1") == pytest.approx(middle ** (0.6 / 0.3) / middle)
     assert np.isnan(curves({"C4": 0.6}, 1).power_law("C4")[2])
+    assert curves({"C4": 0.6, "C1": 0.0}).saved("C1") == np.inf
+    assert curves({"C4": 0.6, "C1": -0.1}).saved("C1") == np.inf
     frame = gain.to_frame()
     assert frame.loc[("C4", 300), "error"] == pytest.approx(gain.errors["C4"][1].mean())
     assert str(gain).splitlines()[0] == "n = 100, 300, 1,000"
@@ -51,7 +53,8 @@ class _Recording(EquivariantNASClassifier):
 
     seen: list[tuple[str, str, Any, NDArray[Any]]] = []  # noqa: RUF012
 
-    def fit(self, X: Any, y: Any) -> Any:  # type: ignore[override]
+    def fit(self, X: Any, y: Any, groups: Any) -> Any:  # type: ignore[override]
+        assert len(groups) == len(y)
         self.seen.append((str(self.group), str(self.augment), self.search, np.array(X)[:, 0]))
         self.classes_ = np.unique(y)
         return self
@@ -63,13 +66,14 @@ class _Recording(EquivariantNASClassifier):
 
 def test_all_ways_see_the_same_images_and_no_one_its_test_images() -> None:
     _Recording.seen.clear()
-    X = np.arange(200.0)[:, None] * np.ones(64)
+    X = np.random.default_rng(0).normal(size=(200, 64))
+    X[:, 0] = np.arange(200)
     groups = np.arange(200) // 2
     options: dict[str, Any] = {"train_sizes": (20, 0.5, 1.0), "n_repeats": 2, "groups": groups, "random_state": 0}
-    gain = symmetry_gain(_Recording("C4"), X, np.arange(200) // 2 % 2, **options)
+    gain = symmetry_gain(_Recording("C4", augment="continuous"), X, np.arange(200) // 2 % 2, **options)
     assert gain.n_images == (20, 75, 150)
     fits, tests = _Recording.seen[::2], _Recording.seen[1::2]
-    assert [fit[:3] for fit in fits[::6]] == [("C4", "auto", "none"), ("C1", "auto", "none"), ("C4", "group", "none")]
+    assert [fit[:3] for fit in fits[::6]] == [("C4", "none", "none"), ("C1", "none", "none"), ("C4", "group", "none")]
     for (*_, rows), (*_, test) in zip(fits, tests, strict=True):
         assert not set(rows // 2) & set(test // 2)  # nor others of a group
         assert len(test) == 50
@@ -78,6 +82,18 @@ def test_all_ways_see_the_same_images_and_no_one_its_test_images() -> None:
     for repeat in range(2):  # fewer images are some of more
         assert set(fits[repeat][3]) < set(fits[repeat + 2][3]) < set(fits[repeat + 4][3])
     assert set(tests[0][3]) != set(tests[1][3])
+    assert np.bincount(fits[0][3].astype(int) // 2 % 2).tolist() == [10, 10]  # both classes alike
+
+
+def test_copies_are_on_one_side() -> None:
+    _Recording.seen.clear()
+    base = np.random.default_rng(0).normal(size=(40, 8, 8))
+    X = np.concatenate([np.rot90(base, k, (1, 2)) for k in range(4)])
+    X[:, 0, 0] = X[:, 0, 7] = X[:, 7, 0] = X[:, 7, 7] = np.tile(np.arange(40), 4)
+    symmetry_gain(_Recording("C4"), X, np.tile(np.arange(40) % 2, 4), train_sizes=(0.5, 1.0), n_repeats=1)
+    fit, test = _Recording.seen[2][3][:, 0], _Recording.seen[3][3][:, 0]
+    assert len(fit) == 120
+    assert not set(fit) & set(test)
 
 
 def test_a_learned_symmetry_that_holds_saves_images() -> None:
@@ -110,5 +126,7 @@ def test_errors_say_what_to_do() -> None:
         symmetry_gain(model, DIGITS, LABELS, train_sizes=(100, 50))
     with pytest.raises(ValueError, match=r"train_sizes=\(0.5, 5000\)"):
         symmetry_gain(model, DIGITS, LABELS, train_sizes=(0.5, 5000))
+    with pytest.raises(ValueError, match="architecture='paper' has other channels for other groups"):
+        symmetry_gain(EquivariantNASClassifier("C4", architecture="paper"), DIGITS, LABELS)
     with pytest.raises(ValueError, match="n_repeats=0 must be at least 1"):
         symmetry_gain(model, DIGITS, LABELS, n_repeats=0)

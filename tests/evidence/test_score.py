@@ -87,8 +87,11 @@ def test_data_without_symmetry_are_told_from_those_with_it() -> None:
     assert p_values["D1(0)"] > 0.05  # the slope from left to right has the up-down mirror
 
 
-@pytest.mark.exhaustive
-@pytest.mark.parametrize("planted", D4.subgroups[:-1], ids=str)
+@pytest.mark.parametrize(
+    "planted",
+    [pytest.param(h, marks=[] if h.name in ("C4", "D1(90)") else pytest.mark.exhaustive) for h in D4.subgroups[:-1]],
+    ids=str,
+)
 def test_a_planted_symmetry_is_all_that_is_left(planted: Subgroup) -> None:
     chosen = np.isin(LABELS, (2, 4, 5, 7))  # digits without a symmetry of their own
     images, classes = IMAGES[chosen], LABELS[chosen]
