@@ -56,6 +56,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "penalised": {"search": "penalised"},
     "penalised, labels": {"search": PenalisedSearch(kind="labels")},
     "penalised, latent": {"search": PenalisedSearch(kind="latent")},
+    "augmentation": {"search": "augmentation"},
     "random": {"search": "random"},
     "D4": {"search": "none"},
     "D4, relaxed training": {"search": "relaxation"},

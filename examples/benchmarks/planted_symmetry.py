@@ -115,6 +115,7 @@ def main() -> None:
             "differentiable, entropy",
             "adaptive",
             "residual",
+            "augmentation",
             "random",
             "exhaustive",
         ],
