@@ -167,13 +167,16 @@ def gather_evidence(network: nn.Module, data: DataPart, group: PointGroup, seed:
         rise = mean_with_error(losses[h] - losses[group.trivial], weights, units)
         p_value = min((adjusted[k] for k in adjusted if k <= h), default=1.0)
         e_value = max((e_values[k] for k in e_values if k <= h), default=1.0)
+        cost = cost_with_interval(scores[group.trivial], scores[h], weights, units)
+        if h.order == 1:  # which imposes nothing
+            cost = cost._replace(cost_low=0.0, cost_high=0.0)
         return Evidence(
             *score,
             *rise,
             p_value=p_value,
             raw_p_value=p_values.get(h, 1.0),
             chance_p_value=chance,
-            **cost_with_interval(scores[group.trivial], scores[h], weights, units)._asdict(),
+            **cost._asdict(),
             e_value=e_value,
             smallest_break=broken.smallest[h],
             end_p_value=broken.end_p_values[h],

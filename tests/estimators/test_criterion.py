@@ -32,6 +32,7 @@ def test_costs_below_the_margin_are_accepted_and_evidence_is_kept(search: type[S
     assert by_cost.margin == 0.5
     assert by_cost.evidence["C2"].p_value == by_evidence.evidence["C2"].p_value <= 0.01
     assert by_cost.evidence["C2"].cost_high < 0.5
+    assert by_cost.evidence["C1"].cost_low == by_cost.evidence["C1"].cost_high == 0
     assert "costs less than 50.0 points" in str(by_cost)
     assert np.abs(model.predict_proba(X) - model.predict_proba(X[:, ::-1])).max() < 1e-5  # rows backwards: a half turn
     skequinas.save(model, tmp_path / "model.safetensors")
