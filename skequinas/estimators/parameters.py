@@ -75,6 +75,15 @@ class Parameters:
         them, can turn by any angle, to a few percent on pixels. "auto" is "pixel" where that is exact.
         `skequinas.nn.register_basis` adds names.""",
     )
+    coordinates: str = _parameter(
+        "none",
+        '{"none", "radius", "frame"}',
+        [StrOptions({"none", "radius", "frame"})],
+        """Maps that every network gets beside the image. "radius", the distance from the centre, keeps all symmetries:
+        for images where it matters how far from the middle something is. "frame", two coordinates that do not move with
+        the image, lets a constrained network tell how an image stands; so the model has no symmetry, and only
+        ``search="none"`` goes with it.""",
+    )
     circular_mask: bool | str = _parameter(
         "auto",
         'bool or "auto"',

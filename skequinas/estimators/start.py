@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from skequinas.estimators.parameters import Parameters
@@ -18,6 +19,20 @@ def initial_architecture(
     asked: Parameters, data: DataPart, group: PointGroup, *, n_outputs: int, n_samples: int, light: bool = False
 ) -> Architecture:
     """The architecture that parameters ask for, for these images."""
+    found = _shaped(asked, data, group, n_outputs=n_outputs, n_samples=n_samples, light=light)
+    if isinstance(asked.architecture, Architecture):
+        if asked.coordinates not in ("none", found.coordinates):
+            raise ValueError(
+                f"coordinates={asked.coordinates!r}, but the architecture has {found.coordinates!r}. Leave "
+                "coordinates='none'."
+            )
+        return found
+    return replace(found, coordinates=asked.coordinates)
+
+
+def _shaped(
+    asked: Parameters, data: DataPart, group: PointGroup, *, n_outputs: int, n_samples: int, light: bool
+) -> Architecture:
     channels = data.images.shape[1]
     height, width = data.images.shape[2:]
     size = height if height == width else (height, width)

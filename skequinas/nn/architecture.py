@@ -23,6 +23,10 @@ _STATISTICS = {"mean": 1, "mean and maximum": 2}
 """How many numbers the head is given of each channel."""
 
 
+COORDINATES = {"none": 0, "radius": 1, "frame": 2}
+"""How many maps stand behind the channels of the image."""
+
+
 @dataclass(frozen=True)
 class Architecture:
     """Everything that fixes a network but its weights. Frozen, hashable, JSON-able.
@@ -70,6 +74,11 @@ class Architecture:
     mixing : {"shares", "residual", "pathway"}, default="shares"
         What several subgroups in a constraint are. "shares" mixes kernels constrained to each. The others take (H, C1):
         a kernel constrained to H and a residual, normalised or not, see `ResidualGroupConv2d`.
+    coordinates : {"none", "radius", "frame"}, default="none"
+        Maps that are put behind the channels of the image. "radius", the distance from the centre, looks the same under
+        every turn and mirror, and keeps all symmetries. "frame", the two coordinates as scalars, does not move with the
+        image: by it a network may tell how an image stands, so that its function has no symmetry whatever the
+        constraints are.
 
     Examples
     --------
@@ -98,6 +107,7 @@ class Architecture:
     head: str = "constrained"
     skips: bool = False
     mixing: str = "shares"
+    coordinates: str = "none"
 
     def __post_init__(self) -> None:
         def put(name: str, value: object) -> None:
@@ -129,6 +139,8 @@ class Architecture:
             raise ValueError(f"head={self.head!r} must be 'constrained' or 'free'.")
         if self.mixing not in MIXINGS:
             raise ValueError(f"mixing={self.mixing!r} must be one of {', '.join(map(repr, MIXINGS))}.")
+        if self.coordinates not in COORDINATES:
+            raise ValueError(f"coordinates={self.coordinates!r} must be one of {', '.join(map(repr, COORDINATES))}.")
         if self.skips not in (True, False):
             raise ValueError(f"skips={self.skips!r} must be True or False.")
         put("skips", bool(self.skips))
@@ -222,7 +234,9 @@ class Architecture:
 
     @property
     def constrained_to(self) -> Subgroup:
-        """The intersection of all constraints."""
+        """The intersection of all constraints; C1 with a frame, which no constraint binds."""
+        if self.coordinates == "frame":
+            return self.group.trivial
         return reduce(and_, (h for c in self.constraints for h in _subgroups(c)))
 
     @property
@@ -298,7 +312,9 @@ class Architecture:
         head = layer == len(self.fields)
         per_field = _STATISTICS[self.statistics] if head else 1
         return {
-            "in_fields": self.in_channels if layer == 0 else self.fields[layer - 1] * per_field,
+            "in_fields": self.in_channels + COORDINATES[self.coordinates]
+            if layer == 0
+            else self.fields[layer - 1] * per_field,
             "out_fields": (self.hidden or self.n_outputs) if head else self.fields[layer],
             "kernel_size": 1 if head else self.kernel_sizes[layer],
             "regular_in": layer != 0,
@@ -328,6 +344,7 @@ class Architecture:
             "head": self.head,
             "skips": self.skips,
             "mixing": self.mixing,
+            "coordinates": self.coordinates,
         }
 
     @staticmethod

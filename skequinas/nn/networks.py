@@ -24,6 +24,7 @@ from skequinas.nn.norm import OrbitBatchNorm2d, normalised
 from skequinas.nn.pooling import (
     AveragedOverMoves,
     CircularMask,
+    CoordinateMaps,
     MapStatistics,
     Shortcut,
     SymmetricAvgPool2d,
@@ -184,6 +185,8 @@ class EquivariantNetwork(nn.Module):
         self.architecture = architecture
         convs = [_conv(architecture, i, generator) for i in range(architecture.n_layers)]
         self.mask = CircularMask(architecture.image_shape[0]) if architecture.circular_mask else nn.Identity()
+        has_maps = architecture.coordinates != "none"
+        self.coordinates = CoordinateMaps(architecture.coordinates, *architecture.image_shape) if has_maps else None
         self.blocks = nn.ModuleList(
             _Block(conv, architecture.group, pool) for conv, pool in zip(convs[:-1], architecture.pools, strict=True)
         )
@@ -215,6 +218,8 @@ class EquivariantNetwork(nn.Module):
     def maps(self, x: Tensor) -> Tensor:
         """(batch, in_channels, height, width) to the last maps (batch, channels, height, width)."""
         x = self.mask(x)
+        if self.coordinates is not None:
+            x = self.coordinates(x)
         inputs: list[Tensor] = []
         for number, (block, length) in enumerate(zip(self.blocks, self.architecture.shortcuts, strict=True)):
             inputs.append(x)
@@ -275,6 +280,8 @@ class EquivariantNetwork(nn.Module):
         """The same function in eval mode as a stack of plain torch layers, with batch norm folded in."""
         height, width = self.architecture.image_shape
         stack: list[nn.Module] = [CircularMask(height)] if self.architecture.circular_mask else []
+        if self.coordinates is not None:
+            stack.append(in_torch_alone(copy.deepcopy(self.coordinates)))
         each = zip(self.blocks, self.architecture.pools, self.architecture.shortcuts, strict=True)
         for number, (block, pool, shortcut) in enumerate(each):
             assert isinstance(block, _Block)

@@ -10,11 +10,12 @@ from torch.fx import GraphModule, symbolic_trace
 from torch.nn import functional as F
 
 from skequinas.groups import Subgroup
-from skequinas.nn.transforms import circular_mask, transform_images
+from skequinas.nn.transforms import circular_mask, coordinate_maps, transform_images
 
 __all__ = [
     "AveragedOverMoves",
     "CircularMask",
+    "CoordinateMaps",
     "MapStatistics",
     "Shortcut",
     "SymmetricAvgPool2d",
@@ -81,6 +82,28 @@ class CircularMask(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(batch, channels, size, size) to the same, 0 outside of the disc."""
         return x * self.mask
+
+
+class CoordinateMaps(nn.Module):
+    """Put maps of coordinates behind the channels of images.
+
+    Parameters
+    ----------
+    kind : {"radius", "frame"}
+        As the ``coordinates`` of `skequinas.nn.Architecture`.
+    height, width : int
+        Of the images.
+    """
+
+    maps: Tensor
+
+    def __init__(self, kind: str, height: int, width: int) -> None:
+        super().__init__()
+        self.register_buffer("maps", coordinate_maps(kind, height, width), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, channels, height, width) to the same with one or two channels more."""
+        return torch.cat([x, self.maps.to(x.dtype).expand(x.shape[0], -1, -1, -1)], 1)
 
 
 class SymmetricAvgPool2d(nn.Module):

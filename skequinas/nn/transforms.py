@@ -154,3 +154,18 @@ def circular_mask(size: int) -> Tensor:
         places = torch.arange(size, dtype=torch.float64) - (size - 1) / 2
         distances = (places[:, None].square() + places.square()).sqrt()
         return (size / 2 + 0.5 - distances).clamp(0, 1).float()
+
+
+def coordinate_maps(kind: str, height: int, width: int) -> Tensor:
+    """The distance from the centre ("radius"), or x to the right and y upwards ("frame"): (1 or 2, height, width).
+
+    In units of the root mean square of x and y over the pixels, the radius less its mean.
+    """
+    with torch.inference_mode(False):
+        y, x = ((side - 1) / 2 - torch.arange(side, dtype=torch.float64) for side in (height, width))
+        maps = torch.stack([-x.expand(height, width), y[:, None].expand(height, width)])
+        if kind == "radius":
+            maps = maps.square().sum(0, keepdim=True).sqrt()
+            maps = maps - maps.mean()
+        scale = maps.square().mean().sqrt()
+        return (maps / scale if scale > 0 else maps).float()

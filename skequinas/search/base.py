@@ -280,6 +280,11 @@ class Search(TwoWays, BaseEstimator):
                 f"architecture is averaged over {architecture.averaged}, and a search has to see what moves change. "
                 "Leave it out: with averaging='always' the model is averaged over what the search finds."
             )
+        if architecture.coordinates == "frame":
+            raise ValueError(
+                "coordinates='frame' gives every network a way to tell how an image stands, so that none has a symmetry "
+                "to be searched for. Set search='none', or coordinates='radius'."
+            )
         if architecture.is_mixed:
             raise ValueError(f"architecture has mixed layers ({architecture}); a search begins with one subgroup each.")
 
