@@ -2,7 +2,7 @@
 
     python examples/benchmarks/coordinates.py --data FOLDER --seeds 0 1
 
-FOLDER holds the npz files that docs/what_was_learned.md describes; images are shrunk to about 16 pixels. No search: each
+FOLDER holds the npz files that docs/what_was_learned.md describes; images are shrunk to about 16 pixels. Each
 network is told its group. Test images choose nothing. Written: the score on test images (accuracy, balanced for
 dermatoscopy), by group and by what stands beside the image.
 """

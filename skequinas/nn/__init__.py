@@ -6,7 +6,7 @@ from skequinas.nn.filters import KernelSpace, kernel_space
 from skequinas.nn.layers import EquivariantConv2d, GroupConv2d, MixedGroupConv2d
 from skequinas.nn.networks import EquivariantNetwork, inherit, relax
 from skequinas.nn.norm import OrbitBatchNorm2d
-from skequinas.nn.pooling import CircularMask, SymmetricAvgPool2d
+from skequinas.nn.pooling import CircularMask, CoordinateMaps, SymmetricAvgPool2d
 from skequinas.nn.presets import default_architecture, paper_architecture, plain_architecture
 from skequinas.nn.residual import ResidualGroupConv2d
 from skequinas.nn.transforms import RandomMoves, RandomShifts, RandomTurns, transform_images, warp_images
@@ -15,6 +15,7 @@ __all__ = [
     "Architecture",
     "CircularMask",
     "Constraint",
+    "CoordinateMaps",
     "EquivariantConv2d",
     "EquivariantNetwork",
     "FilterBasis",

@@ -311,10 +311,9 @@ class Architecture:
         layer %= self.n_layers
         head = layer == len(self.fields)
         per_field = _STATISTICS[self.statistics] if head else 1
+        first = self.in_channels + COORDINATES[self.coordinates]
         return {
-            "in_fields": self.in_channels + COORDINATES[self.coordinates]
-            if layer == 0
-            else self.fields[layer - 1] * per_field,
+            "in_fields": self.fields[layer - 1] * per_field if layer else first,
             "out_fields": (self.hidden or self.n_outputs) if head else self.fields[layer],
             "kernel_size": 1 if head else self.kernel_sizes[layer],
             "regular_in": layer != 0,

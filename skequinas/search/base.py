@@ -282,8 +282,8 @@ class Search(TwoWays, BaseEstimator):
             )
         if architecture.coordinates == "frame":
             raise ValueError(
-                "coordinates='frame' gives every network a way to tell how an image stands, so that none has a symmetry "
-                "to be searched for. Set search='none', or coordinates='radius'."
+                "coordinates='frame' gives every network a way to tell how an image stands, so that none has a "
+                "symmetry to be searched for. Set search='none', or coordinates='radius'."
             )
         if architecture.is_mixed:
             raise ValueError(f"architecture has mixed layers ({architecture}); a search begins with one subgroup each.")

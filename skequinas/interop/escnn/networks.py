@@ -80,6 +80,10 @@ class EscnnNetwork(enn.SequentialModule):
     def __init__(self, architecture: Architecture) -> None:
         if architecture.is_mixed:
             raise ValueError("A network with mixed layers has no counterpart in escnn. Fit one with discretize=True.")
+        if architecture.coordinates != "none":
+            raise ValueError(
+                f"A network with coordinates={architecture.coordinates!r} is not written for escnn. Fit one without."
+            )
         if architecture.averaged is not None:
             raise ValueError(
                 f"A network averaged over {architecture.averaged} has no counterpart in escnn. Fit one with "
