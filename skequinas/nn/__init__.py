@@ -1,7 +1,8 @@
 """The mathematics of layers: filter bases, kernel spaces, layers, networks and their relaxation."""
 
-from skequinas.nn.architecture import Architecture, Constraint
+from skequinas.nn.architecture import Architecture
 from skequinas.nn.bases import FilterBasis, HarmonicBasis, PixelBasis, filter_basis, register_basis
+from skequinas.nn.constraints import Constraint
 from skequinas.nn.filters import KernelSpace, kernel_space
 from skequinas.nn.layers import EquivariantConv2d, GroupConv2d, MixedGroupConv2d
 from skequinas.nn.networks import EquivariantNetwork, inherit, relax

@@ -9,13 +9,11 @@ from typing import Any
 
 from skequinas.groups import PointGroup, Subgroup, group_on_images, parse_group, pixel_elements
 from skequinas.nn.bases import filter_basis
+from skequinas.nn.constraints import Constraint, parse_constraint, subgroups_of
 from skequinas.nn.filters import kernel_space
 from skequinas.nn.residual import kept_by_parts
 
-__all__ = ["Architecture", "Constraint"]
-
-Constraint = Subgroup | tuple[Subgroup, ...]
-"""The constraint of one layer: a subgroup, or the subgroups that a mixed layer mixes."""
+__all__ = ["Architecture"]
 
 MIXINGS = "shares", "residual", "pathway"
 
@@ -146,7 +144,7 @@ class Architecture:
         put("skips", bool(self.skips))
         of_head = self.group.trivial if self.head == "free" else self.group.whole
         constraints = self.constraints or (*(self.group.whole,) * n, of_head)
-        put("constraints", tuple(_parse_constraint(self.group, c) for c in constraints))
+        put("constraints", tuple(parse_constraint(self.group, c) for c in constraints))
         if not n == len(self.kernel_sizes) == len(self.pools) == len(self.constraints) - 1:
             raise ValueError(
                 f"fields={self.fields}, kernel_sizes={self.kernel_sizes} and pools={self.pools} must have one entry "
@@ -165,7 +163,7 @@ class Architecture:
         put("shortcuts", tuple(index(s) for s in self.shortcuts or (0,) * n))
         self._check_shortcuts()
         if self.averaged is not None:
-            put("averaged", self._checked_average(_parse_constraint(self.group, self.averaged)))
+            put("averaged", self._checked_average(parse_constraint(self.group, self.averaged)))
         mixtures = [c for c in self.constraints if isinstance(c, tuple)]
         if not mixtures:
             put("mixing", "shares")  # it means nothing
@@ -237,7 +235,7 @@ class Architecture:
         """The intersection of all constraints; C1 with a frame, which no constraint binds."""
         if self.coordinates == "frame":
             return self.group.trivial
-        return reduce(and_, (h for c in self.constraints for h in _subgroups(c)))
+        return reduce(and_, (h for c in self.constraints for h in subgroups_of(c)))
 
     @property
     def is_mixed(self) -> bool:
@@ -373,33 +371,16 @@ class Architecture:
     @property
     def constraint_names(self) -> tuple[str, ...]:
         """The name of every layer's constraint; a mixed layer's names are joined by "+"."""
-        return tuple("+".join(h.name for h in _subgroups(c)) for c in self.constraints)
+        return tuple("+".join(h.name for h in subgroups_of(c)) for c in self.constraints)
 
     def __str__(self) -> str:
         *hidden, head = self.constraint_names
         return f"{' '.join(hidden)} | {head}" + (f", averaged over {self.averaged}" if self.averaged else "")
 
 
-def _parse_constraint(group: PointGroup, constraint: Any) -> Constraint:
-    if isinstance(constraint, str):
-        return group.subgroup(constraint)
-    if isinstance(constraint, Subgroup):
-        if constraint.group != group:
-            raise ValueError(f"The constraint {constraint!r} is not a subgroup of the search group {group}.")
-        return constraint
-    mixture = tuple(_parse_constraint(group, h) for h in constraint)
-    if not mixture:
-        raise ValueError("A mixed layer needs at least one subgroup; one of the constraints is empty.")
-    return mixture  # type: ignore[return-value]
-
-
-def _subgroups(constraint: Constraint) -> tuple[Subgroup, ...]:
-    return constraint if isinstance(constraint, tuple) else (constraint,)
-
-
 def _layer_parameters(architecture: Architecture, layer: int) -> int:
     shape = architecture.layer_shape(layer)
-    subgroups = _subgroups(architecture.constraints[layer])
+    subgroups = subgroups_of(architecture.constraints[layer])
     n_in, n_out, regular = shape["in_fields"], shape["out_fields"], (shape["regular_in"], shape["regular_out"])
     spaces = (kernel_space(h, shape["kernel_size"], *regular, shape["basis"]) for h in subgroups)
     count = sum(n_in * n_out * space.n_free for space in spaces)

@@ -108,9 +108,9 @@ class LearnedAugmentation(Search):
         group = self.architecture_.group
         names = [group.element_name(g) for g in pixel_elements(group)]
         rounds = [record for record in self.records_ if record["generation"] < self.n_rounds]
-        if not rounds or not np.isfinite(rounds[-1]["validation_loss"]):
+        losses = np.array([rounds[-1][f"loss {name}"] for name in names]) if rounds else np.array([np.nan])
+        if not np.isfinite(losses).all():  # before the first round, or where it diverged
             return {name: 0.5 / len(names) + 0.5 * (name == names[0]) for name in names}
-        losses = np.array([rounds[-1][f"loss {name}"] for name in names])
         return dict(zip(names, probabilities(losses, self.reward).tolist(), strict=True))
 
     @property

@@ -6,7 +6,8 @@ from abc import abstractmethod
 from dataclasses import replace
 
 from skequinas.groups import Subgroup
-from skequinas.nn.architecture import Architecture, Constraint
+from skequinas.nn.architecture import Architecture
+from skequinas.nn.constraints import Constraint
 from skequinas.nn.layers import EquivariantConv2d, MixedGroupConv2d
 from skequinas.nn.residual import ResidualGroupConv2d
 from skequinas.search.base import Search
