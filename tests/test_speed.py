@@ -132,7 +132,11 @@ def test_tables_are_made_once_in_a_process() -> None:
     assert orbit_tables.cache_info().misses == misses
 
 
-@pytest.mark.parametrize("search", ["none", EvolutionarySearch(1), DifferentiableSearch()], ids=str)
+@pytest.mark.parametrize(
+    "search",
+    ["none", DifferentiableSearch(), pytest.param(EvolutionarySearch(1), marks=pytest.mark.exhaustive)],
+    ids=str,
+)
 def test_images_are_never_copied_to_floats_as_a_whole(search: Any) -> None:
     rng = np.random.default_rng(0)
     X, y = rng.integers(0, 255, (6000, 16, 16), dtype=np.uint8), rng.integers(2, size=6000)

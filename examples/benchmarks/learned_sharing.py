@@ -5,9 +5,9 @@
 After Yeh et al., Equivariance Discovery by Learned Parameter-Sharing, 2022, for one small layer: planted tasks as in
 planted_symmetry.py; the hidden layers of a network are constrained to D4 and trained with a free head, then their
 features, functions on D4, are fixed. A linear head has weights W[k, f, g] = sum_j A[g, j] V[k, f, j]: a row-stochastic
-A, the same for all fields and classes, says which elements share weights. V is trained on one part of the images, A on the
-other, with a penalty for rows that do not decide (entropy) and for many weights (the trace norm of A). In the end each
-element goes with the greatest entry of its row. A symmetry shares the weights of each right coset.
+A, the same for all fields and classes, says which elements share weights. V is trained on one part of the images, A on
+the other, with a penalty for rows that do not decide (entropy) and for many weights (the trace norm of A). In the end
+each element goes with the greatest entry of its row. A symmetry shares the weights of each right coset.
 
 Written: how often the sharing is that of the planted group, `partition_distance` to it, and the same for the
 evolutionary search. Test images play no part.

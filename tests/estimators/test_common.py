@@ -46,7 +46,7 @@ MODELS = [
     )
 ]  # fmt: skip
 assert len(MODELS) == 2 * len(SEARCHES)
-SEARCHED = [model for model in MODELS if model.group == "D4" or model.search == "none"]
+SEARCHED = [model for model in MODELS if model.group == "D4"]
 CONTROLS = [model for model in MODELS if model not in SEARCHED]
 REASONS = {
     "check_sample_weight_equivalence_on_dense_data": (

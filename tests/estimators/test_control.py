@@ -46,6 +46,8 @@ SEARCHES: dict[str, str | Search] = {
     "differentiable": "differentiable",
     "a mixture": DifferentiableSearch(discretize=False),
 }
+MAIN = "none", "evolutionary", "differentiable"
+EACH = [name if name in MAIN else pytest.param(name, marks=pytest.mark.exhaustive) for name in SEARCHES]
 SEARCHING = [name for name in SEARCHES if name != "none"]
 
 
@@ -78,7 +80,7 @@ TOO_SHORT = pytest.mark.filterwarnings("ignore:time_budget=:sklearn.exceptions.C
 
 
 @TOO_SHORT
-@pytest.mark.parametrize("search", SEARCHES)
+@pytest.mark.parametrize("search", EACH)
 @pytest.mark.parametrize("budget", [60, *(pytest.param(s, marks=pytest.mark.exhaustive) for s in (200, 600))])
 def test_a_fit_keeps_to_its_budget_to_the_mini_batch(
     search: str, budget: float, monkeypatch: pytest.MonkeyPatch
@@ -109,7 +111,7 @@ def test_what_follows_the_training_is_within_the_budget() -> None:
 
 
 @TOO_SHORT
-@pytest.mark.parametrize("search", SEARCHES)
+@pytest.mark.parametrize("search", EACH)
 def test_a_fit_keeps_to_its_budget(search: str) -> None:
     model = classifier(search, max_epochs=200, time_budget=1.5)
     started = time.perf_counter()
@@ -262,7 +264,7 @@ def test_an_interrupted_fit_keeps_the_best_model_and_warns(
     np.testing.assert_array_equal(model.to_torch()(torch.from_numpy(X).reshape(-1, 1, 8, 8)).shape, (len(X), 3))
 
 
-@pytest.mark.parametrize("search", SEARCHES)
+@pytest.mark.parametrize("search", EACH)
 def test_a_fit_interrupted_at_once_leaves_what_was_there_before(search: str, monkeypatch: pytest.MonkeyPatch) -> None:
     fresh, fitted = classifier(search), classifier(search).fit(X, y)
     before = fitted.predict_proba(X)
@@ -274,7 +276,7 @@ def test_a_fit_interrupted_at_once_leaves_what_was_there_before(search: str, mon
     np.testing.assert_array_equal(fitted.predict_proba(X), before)
 
 
-@pytest.mark.parametrize("search", SEARCHES)
+@pytest.mark.parametrize("search", EACH)
 def test_a_warm_start_interrupted_at_once_keeps_the_earlier_model(search: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = classifier(search, warm_start=True).fit(X, y)
     before = model.predict_proba(X)
@@ -435,7 +437,7 @@ def test_a_warm_start_takes_more_images_and_weights() -> None:
 # --- callbacks ---
 
 
-@pytest.mark.parametrize("search", SEARCHES)
+@pytest.mark.parametrize("search", EACH)
 def test_a_callback_is_told_of_every_generation_and_epoch(search: str) -> None:
     told: list[FitProgress] = []
     model = classifier(search, callback=told.append).fit(X, y)
@@ -526,7 +528,7 @@ def test_a_line_is_logged_for_each_candidate(caplog: pytest.LogCaptureFixture) -
     assert (logger.level, logger.handlers) == (logging.NOTSET, [])
 
 
-@pytest.mark.parametrize("verbose", [0, 2])
+@pytest.mark.parametrize("verbose", [2, pytest.param(0, marks=pytest.mark.exhaustive)])
 def test_the_log_is_shown_where_nobody_has_set_logging_up_and_only_when_asked_for(verbose: int) -> None:
     code = f"""
 from sklearn.datasets import load_digits

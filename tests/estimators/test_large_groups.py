@@ -270,7 +270,14 @@ def test_of_conjugate_subgroups_one_is_tried_when_asked(moves: str, merged: bool
 # Estimators
 
 
-@pytest.mark.parametrize("search", [EvolutionarySearch(1), DifferentiableSearch(subgroups="chain"), "none", "random"])
+@pytest.mark.parametrize(
+    "search",
+    [
+        EvolutionarySearch(1),
+        DifferentiableSearch(subgroups="chain"),
+        *(pytest.param(name, marks=pytest.mark.exhaustive) for name in ("none", "random")),
+    ],
+)
 def test_an_estimator_fits_with_a_group_of_45_degrees(search: Any, tmp_path: Path) -> None:
     model = EquivariantNASClassifier("C8", search, **SMALL | {"max_epochs": 5}).fit(X, Y)
     assert model.architecture_.basis == "harmonic"

@@ -141,7 +141,7 @@ def test_bad_input_is_refused() -> None:
         score_test(EquivariantNASClassifier("C1", "none", **settings).fit(X, y), X, y, n_batches=8)
 
 
-@pytest.mark.parametrize("n_moves", [1, 4])
+@pytest.mark.parametrize("n_moves", [4, pytest.param(1, marks=pytest.mark.exhaustive)])
 def test_the_level_is_exact_with_few_moves_too(n_moves: int) -> None:
     generator, rng, p_values = torch.Generator().manual_seed(0), np.random.RandomState(0), []
     for seed in range(40):

@@ -195,6 +195,7 @@ def test_candidates_trained_in_parallel_are_those_trained_one_after_the_other(
                 np.testing.assert_array_equal(found, wanted, err_msg=f"n_jobs={n_jobs}")
 
 
+@pytest.mark.exhaustive
 @two_cores
 def test_the_number_of_jobs_changes_nothing_however_many_threads_there_are() -> None:
     torch.set_num_threads(2)

@@ -97,7 +97,7 @@ def test_losses_under_moves_are_those_of_moved_images() -> None:
         assert loss == pytest.approx(evaluate(network, moved)[0].mean(), rel=1e-5)
 
 
-@pytest.mark.parametrize("planted", ["C4", "D1(90)"])
+@pytest.mark.parametrize("planted", ["C4", pytest.param("D1(90)", marks=pytest.mark.exhaustive)])
 def test_a_planted_symmetry_is_learned_and_built_in(planted: str) -> None:
     chosen = np.isin(LABELS, (2, 4, 5, 7))  # digits without a symmetry of their own
     X, y = make_planted_symmetry(DIGITS[chosen].reshape(-1, 8, 8), subgroup=planted, random_state=0)
