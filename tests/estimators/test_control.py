@@ -251,7 +251,7 @@ def n_steps(search: str) -> int:
 
 
 @pytest.mark.parametrize("search", ["evolutionary", "random", "differentiable"])
-@pytest.mark.parametrize("share", [0.7, 0.97])
+@pytest.mark.parametrize("share", [0.7, pytest.param(0.97, marks=pytest.mark.exhaustive)])
 def test_an_interrupted_fit_keeps_the_best_model_and_warns(
     search: str, share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -115,7 +115,7 @@ def test_the_mean_is_that_of_what_the_estimator_says_of_the_copies() -> None:
     np.testing.assert_allclose(model.predict_proba(IMAGES[150:]), np.mean(said, 0), atol=1e-12)
 
 
-@pytest.mark.parametrize("mode", ["augment", "canonical", "weighted"])
+@pytest.mark.parametrize("mode", ["augment", "weighted", pytest.param("canonical", marks=pytest.mark.exhaustive)])
 def test_moved_training_images_give_the_same_model_to_the_bit(mode: Any) -> None:
     rng = np.random.default_rng(0)
     others = np.concatenate([moved(x[None], g) for x, g in zip(IMAGES[:100], rng.integers(8, size=100), strict=True)])
