@@ -181,6 +181,8 @@ def symmetry_gain(
         raise ValueError(
             f"architecture={model.architecture!r} has other channels for other groups. Set architecture='auto'."
         )
+    if model.coordinates == "frame":
+        raise ValueError("coordinates='frame' leaves no symmetry to be measured. Set coordinates='none' or 'radius'.")
     whole = parse_group(group)
     like_it = {} if whole.acts_on_pixels else {"basis": "harmonic", "circular_mask": True}
     ways: dict[str, dict[str, Any]] = {

@@ -104,7 +104,8 @@ class Parameters:
         ordinary CNN, always. "group" moves them by random elements of the symmetry that was found (with
         ``search="none"``, of the whole group) and trains the network without any constraint: what many would do instead
         of building a symmetry in. The search, which is to find out what the images look like, never moves any but
-        for the ordinary network that it may try in the end, so neither does a search whose own network is the model
+        for the ordinary network that it may try in the end (and ``search="augmentation"``, which is about that), so
+        neither does a search whose own network is the model
         (``discretize=False``, ``final="evolved"``).""",
     )
     averaging: str = _parameter(

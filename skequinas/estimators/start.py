@@ -83,6 +83,12 @@ def training_settings(asked: Parameters) -> TrainingSettings:
 def check_averaging(asked: Parameters, search: Search, group: PointGroup) -> None:
     """Refuse an ordinary network where there is no place for one, and to average over what cannot be."""
     symmetric = asked.averaging == "always" or asked.augment == "group"
+    given = asked.architecture.coordinates if isinstance(asked.architecture, Architecture) else asked.coordinates
+    if symmetric and given == "frame":
+        raise ValueError(
+            f"coordinates='frame' leaves no symmetry, and averaging={asked.averaging!r} or augment={asked.augment!r} "
+            "needs one. Set averaging='none' and augment='none', or coordinates='radius'."
+        )
     if symmetric and isinstance(asked.architecture, Architecture) and asked.architecture.head == "free":
         raise ValueError(
             f"architecture has head='free' and so no symmetry, and averaging={asked.averaging!r} or "

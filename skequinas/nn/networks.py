@@ -217,9 +217,8 @@ class EquivariantNetwork(nn.Module):
 
     def maps(self, x: Tensor) -> Tensor:
         """(batch, in_channels, height, width) to the last maps (batch, channels, height, width)."""
-        x = self.mask(x)
-        if self.coordinates is not None:
-            x = self.coordinates(x)
+        coordinates = getattr(self, "coordinates", None)  # networks that were pickled before there were any have none
+        x = self.mask(x if coordinates is None else coordinates(x))
         inputs: list[Tensor] = []
         for number, (block, length) in enumerate(zip(self.blocks, self.architecture.shortcuts, strict=True)):
             inputs.append(x)
@@ -279,9 +278,9 @@ class EquivariantNetwork(nn.Module):
     def to_plain(self) -> nn.Sequential:
         """The same function in eval mode as a stack of plain torch layers, with batch norm folded in."""
         height, width = self.architecture.image_shape
-        stack: list[nn.Module] = [CircularMask(height)] if self.architecture.circular_mask else []
-        if self.coordinates is not None:
-            stack.append(in_torch_alone(copy.deepcopy(self.coordinates)))
+        coordinates = getattr(self, "coordinates", None)
+        stack: list[nn.Module] = [] if coordinates is None else [in_torch_alone(copy.deepcopy(coordinates))]
+        stack += [CircularMask(height)] if self.architecture.circular_mask else []
         each = zip(self.blocks, self.architecture.pools, self.architecture.shortcuts, strict=True)
         for number, (block, pool, shortcut) in enumerate(each):
             assert isinstance(block, _Block)

@@ -13,34 +13,43 @@ from sklearn.utils._param_validation import Interval
 
 from skequinas.groups import Subgroup, pixel_elements
 from skequinas.nn.architecture import Architecture
+from skequinas.nn.networks import inherit
 from skequinas.search.base import Search
-from skequinas.search.evaluation import Proposal
+from skequinas.search.evaluation import Evaluation, Proposal
 
 __all__ = ["LearnedAugmentation"]
 
 _KEPT = 0.5
 """Of the greatest probability, what a move needs to belong to the support."""
 
+_LEAST = 0.1
+"""The least reward, in losses of images as they are."""
+
 
 class LearnedAugmentation(Search):
     r"""Learn by which elements of the group training images may be moved.
 
     An ordinary network is trained on images that are moved at random, in rounds. After each it is asked about held-out
-    images under every element of the group. For the losses :math:`L_g` the probabilities with the least
-    :math:`\sum_g p_g L_g - r H(p)`, where the reward r is for the width of p (its entropy H), are
+    images under every element of the group. For the losses :math:`L_g`, as they are then, the probabilities with the
+    least :math:`\sum_g p_g L_g - r H(p)`, where r is the reward for the width of p (its entropy H), are
 
     .. math:: p_g \propto \exp(-L_g / r),
 
     and with these the next round goes on. In the first the identity has half of the probability, and all elements share
     the other half. The support, elements with at least half of the greatest probability, names the group: the largest
     subgroup in it. The model is an ordinary network that is trained on images moved by that subgroup, whose outputs are
-    averaged over it. Nothing is proven of the data; ``search_results_`` has losses and probabilities of all rounds.
+    averaged over it (but with ``augment="group"``). ``search_results_`` has losses and probabilities of all rounds.
+
+    Nothing is proven of the data, and a network that has learned nothing names the whole group, as no move changes what
+    it does not know. Elements that are seen more often get lower losses, so the rounds strengthen what the first ones
+    found.
 
     Parameters
     ----------
     n_rounds : int, default=4
-    reward : float, default=0.2
-        In units of the loss: an element whose loss is higher by :math:`r \log 2` falls out of the support.
+    reward : float, default=4.0
+        r in standard errors of the difference of two losses: an element whose loss is higher by :math:`\log 2` times as
+        many falls out of the support. It is a tenth of the loss at least, so that what is rare does no harm.
     epochs_per_round : float or None, default=None
         None is a full training divided by the number of rounds.
 
@@ -57,7 +66,7 @@ class LearnedAugmentation(Search):
         "epochs_per_round": [Interval(Real, 0, None, closed="neither"), None],
     }
 
-    def __init__(self, n_rounds: int = 4, reward: float = 0.2, epochs_per_round: float | None = None) -> None:
+    def __init__(self, n_rounds: int = 4, reward: float = 4.0, epochs_per_round: float | None = None) -> None:
         self.n_rounds = n_rounds
         self.reward = reward
         self.epochs_per_round = epochs_per_round
@@ -87,7 +96,8 @@ class LearnedAugmentation(Search):
 
     def n_passes(self) -> int:
         """About how often all validation images go through a network, the evidence apart."""
-        return (self.n_rounds + 1) * (1 + len(pixel_elements(self.architecture_.group)))
+        k = len(pixel_elements(self.architecture_.group))
+        return (self.n_rounds + 1) * (1 + k) + k
 
     def propose(self) -> list[Proposal]:
         """The network for another round, and in the end for one with what was learned."""
@@ -111,7 +121,8 @@ class LearnedAugmentation(Search):
         losses = np.array([rounds[-1][f"loss {name}"] for name in names]) if rounds else np.array([np.nan])
         if not np.isfinite(losses).all():  # before the first round, or where it diverged
             return {name: 0.5 / len(names) + 0.5 * (name == names[0]) for name in names}
-        return dict(zip(names, probabilities(losses, self.reward).tolist(), strict=True))
+        reward = max(self.reward * rounds[-1]["loss_error"], _LEAST * abs(losses[0]), 1e-12)
+        return dict(zip(names, probabilities(losses, reward).tolist(), strict=True))
 
     @property
     def supported_(self) -> Subgroup:
@@ -119,7 +130,18 @@ class LearnedAugmentation(Search):
         group, known = self.architecture_.group, self.probabilities_
         most = max(known.values())
         support = {g for g in pixel_elements(group) if g == 0 or known[group.element_name(g)] >= _KEPT * most}
-        return max((h for h in group.subgroups if set(h.elements) <= support), key=lambda h: h.order)
+        held = [h for h in group.subgroups if set(h.elements) <= support]
+        return max(held, key=lambda h: (h.order, sum(known[group.element_name(g)] for g in h.elements)))
+
+    @property
+    def constrained(self) -> Evaluation | None:
+        """The last network; where the search ended before the last round, averaged over what is known by then."""
+        last = super().constrained
+        if last is None or self.generation_ > self.n_rounds or not self.generation_ or self.supported_.order == 1:
+            return last
+        architecture = self.architecture_.ordinary(averaged=self.supported_)
+        own = replace(last.proposal, architecture=architecture)
+        return replace(last, proposal=own, network=inherit(last.network, architecture))
 
 
 def probabilities(losses: Sequence[float] | NDArray[np.float64], reward: float) -> NDArray[np.float64]:

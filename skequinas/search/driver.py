@@ -250,7 +250,7 @@ def _with_enough_memory(task: _Task, data: DataPart, validation: DataPart, watch
 def _evaluation(task: _Task, data: DataPart, validation: DataPart, watch: Callable[[], object]) -> _Done:
     """Train a proposal and evaluate it, if its training was not cut off or it is to be evaluated always."""
     started, proposal, trouble = time.perf_counter(), task.proposal, ""
-    evidence, change, moved = None, float("nan"), None
+    evidence, change, moved, moved_error = None, float("nan"), None, 0.0
     if task.parent is None:
         generator = torch.Generator().manual_seed(proposal.seed)
         network = EquivariantNetwork(proposal.architecture, generator)
@@ -295,8 +295,9 @@ def _evaluation(task: _Task, data: DataPart, validation: DataPart, watch: Callab
                 evidence = gather_evidence(network, unseen, proposal.architecture.group, proposal.seed)
             if proposal.training.invariance is not None:
                 change = mean_change(network, validation, proposal.training.invariance.group)
-            if proposal.moves is not None:
-                moved = losses_under_moves(network, validation, proposal.architecture.group)
+            if proposal.moves is not None:  # of the network itself, not of the mean of its outputs
+                alone = inherit(network, replace(proposal.architecture, averaged=None)).eval()
+                moved, moved_error = losses_under_moves(alone, validation, proposal.architecture.group)
     except DivergenceError as error:
         trouble = str(error)
         losses, errors = (np.full(len(validation), np.inf) for _ in range(2))
@@ -309,7 +310,7 @@ def _evaluation(task: _Task, data: DataPart, validation: DataPart, watch: Callab
     weights, shares = validation.sample_weights(), history.shares or None
     evaluation = Evaluation(
         proposal, network, losses, errors, seconds, evidence, weights,
-        share_history=shares, units=validation.units, change=change, moved_losses=moved,
+        share_history=shares, units=validation.units, change=change, moved_losses=moved, moved_error=moved_error,
     )  # fmt: skip
     return _Done(evaluation, trouble, task.clock)
 

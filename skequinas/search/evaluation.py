@@ -104,7 +104,8 @@ class Evaluation:
     ``share_history`` holds the shares of mixed layers in the course of the training. The samples may have weights, and
     units of those that are not independent of each other. ``change`` is by how much of their variation outputs change
     when images are moved, in the mean, where the training is told to make that small. ``moved_losses`` are the mean
-    losses under every element, where the proposal has probabilities of moves.
+    losses under every element, where the proposal has probabilities of moves, and ``moved_error`` is the standard error
+    of their differences from the first.
     """
 
     proposal: Proposal
@@ -119,6 +120,7 @@ class Evaluation:
     units: NDArray[np.int64] | None = None
     change: float = float("nan")
     moved_losses: tuple[float, ...] | None = None
+    moved_error: float = 0.0
 
     @property
     def architecture(self) -> Architecture:
@@ -169,7 +171,7 @@ class Evaluation:
         found: dict[str, float] = {}
         for name, probability, loss in zip(names, self.proposal.moves or (), losses, strict=False):
             found |= {f"probability {name}": probability, f"loss {name}": loss}
-        return found
+        return found | ({"loss_error": self.moved_error} if found else {})
 
     def to_state(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         """Plain values and tensors; evidence and the history of shares stand in the search."""
@@ -177,7 +179,8 @@ class Evaluation:
         own = {"losses": self.losses, "errors": self.errors, "weights": self.weights, "units": self.units}
         tensors |= {name: torch.from_numpy(value) for name, value in own.items() if value is not None}
         calls = None if self.calls is None else list(self.calls.items())
-        own_values = {"seconds": self.seconds, "calls": calls, "change": self.change, "moved_losses": self.moved_losses}
+        own_values: dict[str, Any] = {"seconds": self.seconds, "calls": calls, "change": self.change}
+        own_values |= {"moved_losses": self.moved_losses, "moved_error": self.moved_error}
         return self.proposal.to_dict() | own_values, tensors
 
     @classmethod
@@ -185,7 +188,7 @@ class Evaluation:
         """The inverse of `to_state`."""
         values = dict(values)
         seconds, calls, change = values.pop("seconds"), values.pop("calls"), values.pop("change", float("nan"))
-        moved_losses = values.pop("moved_losses", None)
+        moved_losses, moved_error = values.pop("moved_losses", None), values.pop("moved_error", 0.0)
         proposal = Proposal.from_dict(values)
         weights = {k.removeprefix("network/"): v for k, v in tensors.items() if k.startswith("network/")}
         return cls(
@@ -199,6 +202,7 @@ class Evaluation:
             calls=None if calls is None else {int(layer): p_value for layer, p_value in calls},
             change=change,
             moved_losses=None if moved_losses is None else tuple(moved_losses),
+            moved_error=moved_error,
         )
 
 

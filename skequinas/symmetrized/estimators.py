@@ -171,7 +171,7 @@ class SymmetrizedClassifier(ClassifierMixin, BaseSymmetrized):
 
     def _learn_rule(self, shown: NDArray[Any]) -> None:
         """Of its own rules the estimator may have others than the largest: a threshold, votes of pairs of classes."""
-        shown = shown[:_LOOKED_AT]
+        shown = shown[np.random.default_rng(0).permutation(len(shown))[:_LOOKED_AT]]
         between = ((shown.astype(np.float64) + shown[::-1]) / 2).astype(shown.dtype)  # about which it is less sure
         shown = np.concatenate([shown, between])
         labels, n_classes = np.asarray(self.estimator_.predict(shown)), len(self.classes_)

@@ -136,13 +136,19 @@ def weighted_mover(group: PointGroup, probabilities: Sequence[float], seed: int)
     return Mover([RandomMoves(moving, seed, probabilities)])
 
 
-def losses_under_moves(network: nn.Module, data: DataPart, group: PointGroup) -> tuple[float, ...]:
-    """The mean loss of images that are all moved by an element, for each that maps pixels to pixels."""
-    weights, losses = data.sample_weights(), []
+def losses_under_moves(network: nn.Module, data: DataPart, group: PointGroup) -> tuple[tuple[float, ...], float]:
+    """The mean loss of images that are all moved by an element, for each that maps pixels to pixels.
+
+    And the standard error of its difference from that of the images as they are, in the median of the elements.
+    """
+    weights, means, errors, own = data.sample_weights(), [], [], None
     for g in pixel_elements(group):
         moved = replace(data, preprocess=nn.Sequential(data.preprocess, _MovedBy(group, g)))
-        losses.append(mean_with_error(evaluate(network, moved)[0], weights)[0])
-    return tuple(losses)
+        losses = evaluate(network, moved)[0]
+        own = losses if own is None else own
+        means.append(mean_with_error(losses, weights)[0])
+        errors.append(mean_with_error(losses - own, weights, data.units)[1])
+    return tuple(means), float(np.median(errors[1:])) if len(errors) > 1 else 0.0
 
 
 class _MovedBy(nn.Module):

@@ -66,6 +66,29 @@ def test_a_frame_may_be_averaged_away() -> None:
         torch.testing.assert_close(network(transform_images(x, D4, g)), network(x), atol=1e-5, rtol=1e-5)
 
 
+def test_a_radius_is_cut_to_the_disc_that_turns() -> None:
+    c8 = PointGroup.from_name("C8")
+    x = torch.nn.functional.avg_pool2d(torch.randn(16, 1, 31, 31), 11, 1)
+    changes = []
+    for coordinates in ("none", "radius"):
+        network = EquivariantNetwork(
+            Architecture(c8, 21, 1, 3, (2, 2), (5, 5), (True, False), coordinates=coordinates),
+            torch.Generator().manual_seed(0),
+        )
+        network.train()(x)
+        outputs = network.eval()(x)
+        change = (network(transform_images(x, c8, 1)) - outputs).square().mean() / outputs.var(0).mean()
+        changes.append(change.item())
+        torch.testing.assert_close(network.to_plain()(x), outputs, atol=1e-4, rtol=1e-4)
+    assert changes[1] < 2.5 * changes[0]
+
+
+def test_networks_of_before_have_none() -> None:
+    network, x = network_of(D4, "none"), torch.randn(2, 2, 9, 9)
+    del network.__dict__["coordinates"]  # as those that were pickled then
+    torch.testing.assert_close(network(x), network.to_plain()(x), atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("coordinates", ["radius", "frame"])
 def test_they_go_wherever_networks_go(coordinates: str) -> None:
     network, x = network_of(D4, coordinates), torch.randn(5, 2, 9, 9)
@@ -123,6 +146,8 @@ def test_a_search_sees_through_a_radius_and_refuses_a_frame() -> None:
         assert model.learned_symmetry_.group == "D4"
     with pytest.raises(ValueError, match=r"coordinates='frame' gives every network.*search='none'"):
         EquivariantNASClassifier("D4", coordinates="frame").fit(DIGITS[:50], LABELS[:50])
+    with pytest.raises(ValueError, match="coordinates='frame' leaves no symmetry, and averaging='always'"):
+        EquivariantNASClassifier("D4", "none", coordinates="frame", averaging="always").fit(DIGITS[:50], LABELS[:50])
     with pytest.raises(ValueError, match="coordinates='polar' must be one of 'none', 'radius', 'frame'"):
         Architecture(D4, 8, 1, 2, (1,), (3,), (False,), coordinates="polar")
     given = Architecture(D4, 8, 1, 10, (1,), (3,), (False,))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from sklearn.datasets import load_digits
 
-from skequinas import Architecture, EquivariantNASClassifier, LearnedAugmentation
+from skequinas import Architecture, EquivariantNASClassifier, EquivariantNASRegressor, LearnedAugmentation
 from skequinas.datasets import make_planted_symmetry
 from skequinas.groups import PointGroup, pixel_elements
 from skequinas.nn import RandomMoves, transform_images
@@ -46,7 +46,8 @@ def told(losses: list[float], **own: Any) -> LearnedAugmentation:
     search = LearnedAugmentation(1, **own).start(START, 2.0, TrainingSettings(), 0)
     (proposal,) = search.ask()
     network = type("Network", (), {"state_dict": dict})()
-    search.tell([Evaluation(proposal, network, np.ones(4), np.ones(4), 0.0, moved_losses=tuple(losses))])
+    told = {"moved_losses": tuple(losses), "moved_error": 0.05}
+    search.tell([Evaluation(proposal, network, np.ones(4), np.ones(4), 0.0, **told)])
     return search
 
 
@@ -67,7 +68,10 @@ def test_a_support_that_is_no_group_names_what_it_holds_of_one() -> None:
     assert told([rotation, rotation, rotation, mirror, *[mirror] * 4]).supported_.name == "C2"
     assert told([rotation + 0.3, *[rotation] * 7]).supported_.name == "D4"  # the identity belongs to every group
     nearly = [0.1, 0.1 + 0.2 * np.log(2) - 1e-9, *[9.0] * 6]
-    assert told(nearly, reward=0.2).probabilities_["rotation(90)"] > 0.33
+    assert told(nearly, reward=4.0).probabilities_["rotation(90)"] > 0.33
+    assert told(nearly, reward=3.0).probabilities_["rotation(90)"] < 0.33
+    two = [0.1, 9.0, 9.0, 9.0, 0.2, 9.0, 0.1, 9.0]  # of two mirrors that are borne alone the better one
+    assert told(two).supported_.name == "D1(90)"
 
 
 def test_the_first_round_prefers_images_as_they_are() -> None:
@@ -92,9 +96,10 @@ def test_losses_under_moves_are_those_of_moved_images() -> None:
     images = torch.randn(20, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     data = DataPart(images, torch.arange(20) % 2, torch.nn.Identity(), CLASSIFICATION)
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2))
-    for g, loss in zip(pixel_elements(D4), losses_under_moves(network, data, D4), strict=True):
+    for g, loss in zip(pixel_elements(D4), losses_under_moves(network, data, D4)[0], strict=True):
         moved = DataPart(transform_images(images, D4, g), data.targets, data.preprocess, CLASSIFICATION)
         assert loss == pytest.approx(evaluate(network, moved)[0].mean(), rel=1e-5)
+    assert 0.01 < losses_under_moves(network, data, D4)[1] < 1.0
 
 
 @pytest.mark.parametrize("planted", ["C4", pytest.param("D1(90)", marks=pytest.mark.exhaustive)])
@@ -115,6 +120,26 @@ def test_a_planted_symmetry_is_learned_and_built_in(planted: str) -> None:
     total = sum(rows[f"probability {D4.element_name(g)}"] for g in D4.elements)
     np.testing.assert_allclose(total, 1)
     assert rows["probability mirror(45)"][-1] == 0
+
+
+def test_a_search_that_ends_early_names_what_it_knows() -> None:
+    chosen = np.isin(LABELS, (2, 4, 5, 7))
+    X, y = make_planted_symmetry(DIGITS[chosen].reshape(-1, 8, 8), subgroup="C4", random_state=0)
+    model = EquivariantNASClassifier(
+        "D4", LearnedAugmentation(3, epochs_per_round=8), max_epochs=1, random_state=0,
+        callback=lambda progress: progress.stage == "search" and progress.generation == 3,
+    ).fit(X, y)  # fmt: skip
+    assert len(model.search_results_["candidate"]) == 3
+    assert model.learned_symmetry_.group == "C4"
+
+
+def test_small_breaks_of_numbers_are_seen() -> None:
+    X = np.random.default_rng(0).normal(size=(800, 8, 8)).astype(np.float32)
+    whole = (X * (np.hypot(*np.mgrid[-3.5:4, -3.5:4]) < 3)).sum((1, 2))  # the same under D4
+    broken = X[:, :4].sum((1, 2)) - X[:, 4:].sum((1, 2))  # under the left-right mirror alone
+    y = whole / whole.std() + 0.25 * broken / broken.std()
+    model = EquivariantNASRegressor("D4", "augmentation", max_epochs=10, random_state=0).fit(X, y)
+    assert model.learned_symmetry_.group == "D1(90)"
 
 
 def test_what_it_cannot_start_with_is_named() -> None:

@@ -208,6 +208,9 @@ def test_what_has_a_rule_of_its_own_votes_by_it() -> None:
         model = SymmetrizedClassifier(strict, "C1", mode).fit(X[::2], binary[::2])
         np.testing.assert_array_equal(model.predict(X[1::2]), alone)
     model = SymmetrizedClassifier(strict, "C2").fit(X[::2], binary[::2])
+    order = np.argsort(binary[::2], kind="stable")  # sorted by class
+    ordered = SymmetrizedClassifier(strict, "C2").fit(X[::2][order], binary[::2][order])
+    assert ordered._rule == model._rule == "predict"
     votes = [model.estimator_.predict(x.reshape(-1, 64)) for x in (X[1::2], X[1::2, ::-1, ::-1])]
     np.testing.assert_array_equal(model.predict(X[1::2])[votes[0] == votes[1]], votes[0][votes[0] == votes[1]])
 
