@@ -292,19 +292,20 @@ from skequinas.runtime.process import kept_memory
 
 
 def faults(context):
+    counts = []
     with context:
-        for repeat in range(20):
-            if repeat == 10:
-                before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(20):
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
             maps = [torch.ones(2_000_000) for _ in range(12)]
             del maps
-        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+            counts.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    return sorted(counts[10:])[5]  # a kernel that takes idle pages back disturbs some of them
 
 
 print(faults(kept_memory()))
 """
     answer = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
-    assert int(answer) < 1000  # there are 20,000 pages in the maps of one repeat
+    assert int(answer) < 100  # there are 20,000 pages in the maps of one repeat
 
 
 def test_a_fit_does_not_wait_for_torch_s_compiler() -> None:
