@@ -90,12 +90,12 @@ class SymmetryGainDisplay:
             bars = errors.std(1, ddof=1) if errors.shape[1] > 1 else None
             a, b, _ = self.gain.power_law(way)
             label = f"{way}: $n^{{{-b:.2f}}}$"
-            means = np.maximum(errors.mean(1), max(self.gain.least, 1e-12))  # the axis has no 0
+            means = self.gain.positive(errors.mean(1))
             self.curves_[way] = ax.errorbar(n, means, bars, fmt="o", capsize=3, color=color, label=label)
             ax.plot(n, a * n**-b, "--", color=color)
         ax.set(xscale="log", yscale="log", xlabel="Images", ylabel="Error on other images")
         ax.set_xticks(n, [f"{k:,}" for k in n])
-        ax.minorticks_off()
+        ax.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
         ax.legend()
         self.ax_, self.figure_ = ax, ax.figure
         return self

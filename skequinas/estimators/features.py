@@ -185,8 +185,9 @@ def feature_invariance(model: FeaturesMixin, X: ArrayLike) -> dict[str, float]:
     """
     check_is_fitted(model)
     images = taken_from(read_more(model, X, model.image_shape_), model.image_shape_)
-    m = model._features(images[:1]).shape[1] // model._moves().order
-    own = model._features(images)[:, :m]
+    own = model._features(images)
+    m = own.shape[1] // model._moves().order
+    own = own[:, :m]
     mean, std = own.mean(0), own.std(0)
     varies = std > 1e-6 * np.abs(mean).max()
     if not varies.any():

@@ -54,6 +54,10 @@ class SymmetryGain:
     seconds: dict[str, NDArray[np.float64]]
     least: float = 0.0
 
+    def positive(self, errors: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Errors as they count where 0 has no place."""
+        return np.maximum(errors, max(self.least, 1e-12))
+
     def power_law(self, way: str) -> tuple[float, float, float]:
         """The factor a and the exponent b of a line through the logarithms, error = a n**-b, and the spread of b.
 
@@ -72,7 +76,7 @@ class SymmetryGain:
         return factor, exponent, float(lines[:, 1].std(ddof=1)) if len(lines) > 1 else np.nan
 
     def _line(self, errors: NDArray[np.float64]) -> tuple[float, float]:
-        slope, level = np.polyfit(np.log(self.n_images), np.log(np.maximum(errors, max(self.least, 1e-12))), 1)
+        slope, level = np.polyfit(np.log(self.n_images), np.log(self.positive(errors)), 1)
         return float(np.exp(level)), float(-slope)
 
     def saved(self, way: str = "C1, moved images") -> float:

@@ -105,8 +105,7 @@ class Parameters:
         ``search="none"``, of the whole group) and trains the network without any constraint: what many would do instead
         of building a symmetry in. The search, which is to find out what the images look like, never moves any but
         for the ordinary network that it may try in the end (and ``search="augmentation"``, which is about that), so
-        neither does a search whose own network is the model
-        (``discretize=False``, ``final="evolved"``).""",
+        neither does a search whose own network is the model (``discretize=False``, ``final="evolved"``).""",
     )
     averaging: str = _parameter(
         "auto",

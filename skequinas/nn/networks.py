@@ -193,6 +193,12 @@ class EquivariantNetwork(nn.Module):
         self.head = _Head(convs[-1], architecture, generator)
         self.to(torch.float32)  # whatever the default type is
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """As pickled; before there were coordinates a network had none."""
+        super().__setstate__(state)
+        if "coordinates" not in self._modules:
+            self.__dict__.setdefault("coordinates", None)
+
     @property
     def convolutions(self) -> list[EquivariantConv2d]:
         """The constrained layers in order, the head last."""
@@ -217,8 +223,7 @@ class EquivariantNetwork(nn.Module):
 
     def maps(self, x: Tensor) -> Tensor:
         """(batch, in_channels, height, width) to the last maps (batch, channels, height, width)."""
-        coordinates = getattr(self, "coordinates", None)  # networks that were pickled before there were any have none
-        x = self.mask(x if coordinates is None else coordinates(x))
+        x = self.mask(x if self.coordinates is None else self.coordinates(x))
         inputs: list[Tensor] = []
         for number, (block, length) in enumerate(zip(self.blocks, self.architecture.shortcuts, strict=True)):
             inputs.append(x)
@@ -278,7 +283,7 @@ class EquivariantNetwork(nn.Module):
     def to_plain(self) -> nn.Sequential:
         """The same function in eval mode as a stack of plain torch layers, with batch norm folded in."""
         height, width = self.architecture.image_shape
-        coordinates = getattr(self, "coordinates", None)
+        coordinates = self.coordinates
         stack: list[nn.Module] = [] if coordinates is None else [in_torch_alone(copy.deepcopy(coordinates))]
         stack += [CircularMask(height)] if self.architecture.circular_mask else []
         each = zip(self.blocks, self.architecture.pools, self.architecture.shortcuts, strict=True)

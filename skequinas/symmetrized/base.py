@@ -60,7 +60,7 @@ class BaseSymmetrized(MetaEstimatorMixin, BaseEstimator):
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "estimator": [HasMethods(["fit", "predict"])],
-        "group": [str, PointGroup, Subgroup, object],  # other libraries have groups too
+        "group": [str, PointGroup, Subgroup, HasMethods("irrep")],  # the last: of escnn
         "mode": [StrOptions(set(MODES))],
         "flatten": ["boolean"],
         "image_shape": [tuple, list, None],

@@ -116,6 +116,11 @@ def test_numbers_are_measured_by_what_of_their_variance_is_left() -> None:
     assert list(display.curves_) == ["D1(90)", "C1", "C1, moved images"]
     assert display.ax_.get_xscale() == display.ax_.get_yscale() == "log"
     assert all(0 < e < 5 for errors in display.gain.errors.values() for e in errors.ravel())
+    display.figure_.canvas.draw()
+    labels = [label.get_text() for label in display.ax_.yaxis.get_ticklabels(which="both")]
+    low, high = display.ax_.get_ylim()
+    ticks = [*display.ax_.get_yticks(), *display.ax_.get_yticks(minor=True)]
+    assert any(text and low < tick < high for text, tick in zip(labels, ticks, strict=True))  # within a decade too
     plt.close(display.figure_)
 
 

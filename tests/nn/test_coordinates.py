@@ -86,6 +86,7 @@ def test_a_radius_is_cut_to_the_disc_that_turns() -> None:
 def test_networks_of_before_have_none() -> None:
     network, x = network_of(D4, "none"), torch.randn(2, 2, 9, 9)
     del network.__dict__["coordinates"]  # as those that were pickled then
+    network = pickle.loads(pickle.dumps(network))
     torch.testing.assert_close(network(x), network.to_plain()(x), atol=1e-5, rtol=1e-5)
 
 
