@@ -143,8 +143,7 @@ def symmetry_gain(
         If it is fitted, the group that it learned is the symmetry in question, else its ``group``. Fit it to images
         other than X: a group that test images have chosen makes their errors too low. Its parameters are taken but for
         the search, averaging and moved images, and ``architecture`` must be "auto", which gives all ways as many
-        channels. With ``max_epochs`` all three have as many epochs, with ``time_budget`` as many
-        seconds.
+        channels. With ``max_epochs`` all three have as many epochs, with ``time_budget`` as many seconds.
     X, y : array-like
         As in `fit`.
     train_sizes : sequence of float, default=(0.1, 0.22, 0.46, 1.0)

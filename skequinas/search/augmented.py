@@ -15,6 +15,7 @@ from skequinas.groups import Subgroup, pixel_elements
 from skequinas.nn.architecture import Architecture
 from skequinas.nn.networks import inherit
 from skequinas.search.base import Search
+from skequinas.search.checks import check_moves_instead
 from skequinas.search.evaluation import Evaluation, Proposal
 
 __all__ = ["LearnedAugmentation"]
@@ -74,16 +75,7 @@ class LearnedAugmentation(Search):
     def check_start(self, architecture: Architecture) -> None:
         """Refuse an architecture that is constrained to anything but the whole group."""
         super().check_start(architecture)
-        if architecture.group.order > 1 and len(pixel_elements(architecture.group)) == 1:
-            raise ValueError(
-                f"group={architecture.group.name!r} has no element that maps pixels to pixels, and images are moved by "
-                "those. Take a group with quarter or half turns or mirrors, or another search."
-            )
-        if set(architecture.chain) != {architecture.group.whole}:
-            raise ValueError(
-                f"architecture has the constraints {architecture}, but search='augmentation' takes all away. Leave its "
-                "constraints out, or use search='none'."
-            )
+        check_moves_instead(architecture, "augmentation")
 
     @property
     def _round(self) -> float:
@@ -104,13 +96,13 @@ class LearnedAugmentation(Search):
         if self.generation_ > self.n_rounds:
             return []
         parent, group = self.population_[0] if self.population_ else None, self.architecture_.group
-        architecture, probabilities = self.architecture_.ordinary(), self.probabilities_
+        architecture, moves = self.architecture_.ordinary(), self.probabilities_
         if self.generation_ == self.n_rounds:
             h = self.supported_
             architecture = self.architecture_.ordinary(averaged=h if h.order > 1 else None)
-            probabilities = {group.element_name(g): (g in h) / h.order for g in pixel_elements(group)}
+            moves = {group.element_name(g): (g in h) / h.order for g in pixel_elements(group)}
         proposal = self.proposal(architecture, self._round, self.training_, parent)
-        return [replace(proposal, moves=tuple(probabilities.values()))]
+        return [replace(proposal, moves=tuple(moves.values()))]
 
     @property
     def probabilities_(self) -> dict[str, float]:

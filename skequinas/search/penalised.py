@@ -13,6 +13,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from skequinas.groups import pixel_elements
 from skequinas.nn.architecture import Architecture
 from skequinas.search.base import Search
+from skequinas.search.checks import check_moves_instead
 from skequinas.search.evaluation import Evaluation, Proposal, clearly_better
 from skequinas.training import TrainingSettings
 from skequinas.training.invariance import INVARIANCES, InvarianceSettings
@@ -84,16 +85,7 @@ class PenalisedSearch(Search):
             weights = np.array(np.nan)
         if weights.ndim != 1 or not len(weights) or not np.isfinite(weights).all() or weights.min() < 0:
             raise ValueError(f"weights={self.weights!r} must be a list of numbers from 0 on, with at least one.")
-        if architecture.group.order > 1 and len(pixel_elements(architecture.group)) == 1:
-            raise ValueError(
-                f"group={architecture.group.name!r} has no element that maps pixels to pixels, and a penalty is for "
-                "what those change. Take a group with quarter or half turns or mirrors, or another search."
-            )
-        if set(architecture.chain) != {architecture.group.whole}:
-            raise ValueError(
-                f"architecture has the constraints {architecture}, but search='penalised' takes all away. Leave its "
-                "constraints out, or use search='none'."
-            )
+        check_moves_instead(architecture, "penalised")
 
     def cost(self) -> float:
         """About how long the search takes, in full trainings of a constrained network."""
