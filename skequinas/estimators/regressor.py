@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from skequinas.estimators.base import BaseEquivariantNAS
 from skequinas.estimators.parameters import documented
 from skequinas.estimators.preparation import check_numbers
-from skequinas.nn.networks import EquivariantNetwork, undrawn
+from skequinas.nn.folding import undrawn
+from skequinas.nn.networks import EquivariantNetwork
 from skequinas.training import REGRESSION
 
 __all__ = ["EquivariantNASRegressor"]

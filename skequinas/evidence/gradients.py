@@ -15,7 +15,7 @@ from scipy.sparse import sparray
 from torch import Tensor
 
 from skequinas.groups import Subgroup
-from skequinas.nn.layers import EquivariantConv2d
+from skequinas.nn.layers import EquivariantConv2d, OrbitConv2d
 from skequinas.nn.networks import EquivariantNetwork, inherit
 from skequinas.runtime.process import full_precision
 from skequinas.training.data import DataPart
@@ -34,7 +34,7 @@ def score_gradients(network: EquivariantNetwork, data: DataPart, n_batches: int)
     """
     trivial = network.architecture.group.trivial
     dense = inherit(network, network.architecture.with_constraints((trivial,) * network.architecture.n_layers)).eval()
-    weights = [layer.weights.weight for layer in dense.convolutions]
+    weights = [layer.weights.weight for layer in dense.modules() if isinstance(layer, OrbitConv2d)]
     gradients: list[list[Tensor]] = [[] for _ in weights]
     for rows in data.parts(n_batches):
         found = torch.autograd.grad(data.batch(rows).loss(dense, data.objective), weights)

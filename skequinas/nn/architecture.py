@@ -9,13 +9,13 @@ from typing import Any
 
 from skequinas.groups import PointGroup, Subgroup, group_on_images, parse_group, pixel_elements
 from skequinas.nn.bases import filter_basis
+from skequinas.nn.checks import check_shortcuts, check_sizes
 from skequinas.nn.constraints import Constraint, parse_constraint, subgroups_of
-from skequinas.nn.filters import kernel_space
-from skequinas.nn.residual import kept_by_parts
+from skequinas.nn.counting import n_convolution_parameters, weight_shapes
 
 __all__ = ["Architecture"]
 
-MIXINGS = "shares", "residual", "pathway"
+MIXINGS = "shares", "residual", "pathway", "streams"
 
 _STATISTICS = {"mean": 1, "mean and maximum": 2}
 """How many numbers the head is given of each channel."""
@@ -69,9 +69,11 @@ class Architecture:
     skips : bool, default=False
         Whether mixed layers mix their input in as well, where it has as many fields as come out, or a divisor of that,
         and pixels are the basis.
-    mixing : {"shares", "residual", "pathway"}, default="shares"
-        What several subgroups in a constraint are. "shares" mixes kernels constrained to each. The others take (H, C1):
-        a kernel constrained to H and a residual, normalised or not, see `ResidualGroupConv2d`.
+    mixing : {"shares", "residual", "pathway", "streams"}, default="shares"
+        What several subgroups in a constraint are. "shares" mixes kernels constrained to each. "residual" and "pathway"
+        take (H, C1): a kernel constrained to H and a residual, normalised or not, see `ResidualGroupConv2d`. "streams"
+        deals out the fields of a layer, each share constrained to its own subgroup and apart from the others up to the
+        head, see `StreamedGroupConv2d`; then every layer has as many subgroups.
     coordinates : {"none", "radius", "frame"}, default="none"
         Maps that are put behind the channels of the image. "radius", the distance from the centre, looks the same under
         every turn and mirror, and keeps all symmetries. "frame", the two coordinates as scalars, does not move with the
@@ -161,18 +163,30 @@ class Architecture:
         if self.statistics not in _STATISTICS:
             raise ValueError(f"statistics={self.statistics!r} must be one of {', '.join(map(repr, _STATISTICS))}.")
         put("shortcuts", tuple(index(s) for s in self.shortcuts or (0,) * n))
-        self._check_shortcuts()
+        check_shortcuts(self.shortcuts, self.fields, self.pools, self.layer_names)
         if self.averaged is not None:
             put("averaged", self._checked_average(parse_constraint(self.group, self.averaged)))
         mixtures = [c for c in self.constraints if isinstance(c, tuple)]
         if not mixtures:
             put("mixing", "shares")  # it means nothing
+        if self.mixing == "streams":
+            self._check_streams()
         for mixture in mixtures:
-            if self.mixing != "shares" and (len(mixture) != 2 or mixture[1] != self.group.trivial):
+            if self.mixing in ("residual", "pathway") and (len(mixture) != 2 or mixture[1] != self.group.trivial):
                 raise ValueError(
                     f"mixing={self.mixing!r} needs a subgroup and C1 in each layer that has a residual, and one has "
                     f"{', '.join(h.name for h in mixture)}."
                 )
+
+    def _check_streams(self) -> None:
+        n = {len(c) if isinstance(c, tuple) else 1 for c in self.constraints}
+        if len(n) > 1 or self.head == "free":
+            raise ValueError(
+                f"mixing='streams' needs as many subgroups in every layer, the head included, and the constraints are "
+                f"{self} (head={self.head!r})."
+            )
+        if min(self.fields) < max(n):
+            raise ValueError(f"fields={self.fields} must be at least {max(n)}, one field for each stream.")
 
     def _checked_average(self, averaged: Constraint) -> Subgroup | None:
         """The subgroup to average over, or None where the constraints have it all."""
@@ -187,22 +201,6 @@ class Architecture:
                 "and half turns, and the mirrors in between."
             )
         return None if averaged == self.constrained_to else averaged
-
-    def _check_shortcuts(self) -> None:
-        if len(self.shortcuts) != len(self.fields):
-            raise ValueError(f"shortcuts={self.shortcuts} must have one entry for each of {len(self.fields)} layers.")
-        free = 1  # the first layer at which the next shortcut may begin: the input of layer 0 is an image
-        for last, length in enumerate(self.shortcuts):
-            first = last - length + 1
-            if length == 0:
-                continue
-            if length < 0 or first < free or any(self.pools[first:last]) or self.fields[first - 1] > self.fields[last]:
-                raise ValueError(
-                    f"shortcuts={self.shortcuts}: the one that ends at {self.layer_names[last]} must not begin at the "
-                    f"image, overlap another one, pass a pooling (pools={self.pools}) or lead to fewer fields "
-                    f"(fields={self.fields})."
-                )
-            free = last + 1
 
     @property
     def image_shape(self) -> tuple[int, int]:
@@ -240,12 +238,39 @@ class Architecture:
     @property
     def is_mixed(self) -> bool:
         """Whether any layer mixes subgroups."""
-        return any(isinstance(c, tuple) for c in self.constraints)
+        return self.mixing != "streams" and any(isinstance(c, tuple) for c in self.constraints)
+
+    @property
+    def streams(self) -> tuple[Subgroup, ...]:
+        """For each stream the subgroup to which its own features are invariant; empty without streams."""
+        if self.mixing != "streams":
+            return ()
+        if self.coordinates == "frame":
+            return (self.group.trivial,) * len(subgroups_of(self.constraints[0]))
+        return tuple(reduce(and_, own) for own in zip(*map(subgroups_of, self.constraints), strict=True))
 
     @cached_property
     def n_parameters(self) -> int:
         """The number of free parameters of the network."""
-        return sum(_layer_parameters(self, i) for i in range(self.n_layers))
+        return sum(self._layer_parameters(i) for i in range(self.n_layers))
+
+    def _layer_parameters(self, layer: int) -> int:
+        """Those of a layer and its batch norm, and those behind a head."""
+        shape = self.layer_shape(layer)
+        count = n_convolution_parameters(*self._layer_weights(layer), skip=self.has_skip(layer))
+        if shape["regular_out"] or self.hidden:
+            count += 2 * shape["out_fields"]
+        return count + (self.hidden + 1) * self.n_outputs * bool(self.hidden and not shape["regular_out"])
+
+    def _layer_weights(self, layer: int) -> tuple[tuple[Subgroup, ...], dict[str, Any], str | None, int | None]:
+        """What the weights of a layer's convolution follow from."""
+        constraint = self.constraints[layer]
+        mixing = self.mixing if isinstance(constraint, tuple) else None
+        return subgroups_of(constraint), self.layer_shape(layer), mixing, self.period(layer)
+
+    def weight_shapes(self, layer: int) -> dict[str, tuple[int, int, int]]:
+        """The shapes of the weights of a layer's convolution, by their names in its state."""
+        return weight_shapes(*self._layer_weights(layer))
 
     @cached_property
     def n_plain_parameters(self) -> int:
@@ -268,6 +293,10 @@ class Architecture:
             and shape["out_fields"] % shape["in_fields"] == 0
             and self.basis == "pixel"
         )
+
+    def period(self, layer: int) -> int | None:
+        """After how many of the fields that come in these begin again, as at a head with several statistics."""
+        return self.fields[-1] if layer % self.n_layers == len(self.fields) else None
 
     def with_constraints(self, constraints: tuple[Constraint, ...]) -> Architecture:
         """The same shape with other constraints."""
@@ -353,45 +382,15 @@ class Architecture:
         ValueError
             When the values ask for more than any network has: they may come from a file.
         """
-        group = PointGroup.from_name(values["group"])
-        size = values["image_size"]
-        sides = size if isinstance(size, list | tuple) else [size]
-        layers = [len(values[name]) for name in ("fields", "kernel_sizes", "pools", "constraints")]
-        limits = {
-            "elements of the group": (group.order, 1024),
-            "pixels on a side": (max(sides), 8192 if values["circular_mask"] else 2**20),
-            "pixels on a side of a kernel": (max(values["kernel_sizes"]), 255),
-            "layers": (max(layers), 1024),
-        }
-        for name, (found, limit) in limits.items():
-            if not isinstance(found, int) or found > limit:
-                raise ValueError(f"an architecture with {found!r} {name} is not read; the limit is {limit}.")
+        check_sizes(values, PointGroup.from_name(values["group"]))
         return Architecture(**values)
 
     @property
     def constraint_names(self) -> tuple[str, ...]:
-        """The name of every layer's constraint; a mixed layer's names are joined by "+"."""
-        return tuple("+".join(h.name for h in subgroups_of(c)) for c in self.constraints)
+        """The name of every layer's constraint; a mixed layer's names are joined by "+", those of streams by "/"."""
+        sign = "/" if self.mixing == "streams" else "+"
+        return tuple(sign.join(h.name for h in subgroups_of(c)) for c in self.constraints)
 
     def __str__(self) -> str:
         *hidden, head = self.constraint_names
         return f"{' '.join(hidden)} | {head}" + (f", averaged over {self.averaged}" if self.averaged else "")
-
-
-def _layer_parameters(architecture: Architecture, layer: int) -> int:
-    shape = architecture.layer_shape(layer)
-    subgroups = subgroups_of(architecture.constraints[layer])
-    n_in, n_out, regular = shape["in_fields"], shape["out_fields"], (shape["regular_in"], shape["regular_out"])
-    spaces = (kernel_space(h, shape["kernel_size"], *regular, shape["basis"]) for h in subgroups)
-    count = sum(n_in * n_out * space.n_free for space in spaces)
-    if shape["bias"]:
-        count += n_out * (sum(h.index for h in subgroups) if shape["regular_out"] else 1)
-    if shape["regular_out"] or architecture.hidden:
-        count += 2 * n_out  # batch norm
-    if not shape["regular_out"] and architecture.hidden:
-        count += (architecture.hidden + 1) * architecture.n_outputs
-    if not isinstance(architecture.constraints[layer], tuple):
-        return int(count)
-    if architecture.mixing == "shares":
-        return int(count + len(subgroups) + architecture.has_skip(layer))
-    return int(count + len(kept_by_parts(subgroups[0])) * (architecture.mixing == "residual"))

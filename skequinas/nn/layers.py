@@ -8,6 +8,7 @@ the group, a hidden layer takes fields to fields, and the *head* takes the spati
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import ClassVar, Self
 
@@ -21,7 +22,7 @@ from skequinas.nn.kernels import mixing
 from skequinas.nn.kernels.fused import FusedConvolution, fused_convolution
 from skequinas.runtime.compiled import compiled
 
-__all__ = ["EquivariantConv2d", "GroupConv2d", "MixedGroupConv2d"]
+__all__ = ["EquivariantConv2d", "GroupConv2d", "MixedGroupConv2d", "OrbitConv2d"]
 
 
 class OrbitWeights(nn.Module):
@@ -83,8 +84,72 @@ class OrbitWeights(nn.Module):
 _OrbitWeights = OrbitWeights  # as pickles of before know it
 
 
-class EquivariantConv2d(nn.Module):
-    """What constrained and mixed convolutions share: one ordinary convolution with ``kernel()`` and ``offset()``.
+class EquivariantConv2d(nn.Module, ABC):
+    """What all convolutions here share: each is one ordinary convolution with ``kernel()`` and ``offset()``."""
+
+    def __init__(
+        self,
+        constraints: Sequence[Subgroup],
+        in_fields: int,
+        out_fields: int,
+        kernel_size: int,
+        regular_in: bool,
+        regular_out: bool,
+        basis: str,
+    ) -> None:
+        super().__init__()
+        self.constraints = tuple(constraints)
+        if not self.constraints:
+            raise ValueError("constraints is empty: a convolution needs at least one subgroup.")
+        self.in_fields, self.out_fields, self.kernel_size = in_fields, out_fields, kernel_size
+        self.regular_in, self.regular_out, self.basis = regular_in, regular_out, basis
+
+    def space(self, constraint: Subgroup) -> KernelSpace:
+        """The space of this layer's kernels that are equivariant to a subgroup."""
+        return kernel_space(constraint, self.kernel_size, self.regular_in, self.regular_out, self.basis)
+
+    @abstractmethod
+    def coefficients(self) -> Tensor:
+        """The kernel in its filter basis: (n_coefficients, out fields, in fields)."""
+
+    @abstractmethod
+    def bias_coefficients(self) -> Tensor | None:
+        """The bias as a kernel from a trivial input: (n_coefficients, out fields, 1), or None."""
+
+    @abstractmethod
+    def reorder_outputs(self, order: Tensor, factors: Tensor) -> None:
+        """Make output j what output ``order[j]`` was, times ``factors[j]``; without regular_out alone."""
+
+    def kernel(self) -> Tensor:
+        """The dense kernel, of shape (out channels, in channels, kernel_size, kernel_size)."""
+        return self.space(self.constraints[0]).sample(self.coefficients())
+
+    def offset(self) -> Tensor | None:
+        """The dense bias, of shape (out channels,), or None."""
+        rows = self.bias_coefficients()
+        return None if rows is None else rows.squeeze(2).T.flatten()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve, with zero padding that keeps the size of the map."""
+        return F.conv2d(x, self.kernel(), self.offset(), padding=self.kernel_size // 2)
+
+    def without_offset(self, x: Tensor) -> Tensor:
+        """Convolve, and leave the bias to the batch norm that follows, where it costs nothing."""
+        return F.conv2d(x, self.kernel(), padding=self.kernel_size // 2)
+
+    @property
+    def is_fused(self) -> bool:
+        """Whether there are compiled kernels for it."""
+        return False
+
+    def extra_repr(self) -> str:
+        """What ``repr`` shows."""
+        names = ", ".join(h.name for h in self.constraints)
+        return f"{names}, fields {self.in_fields} -> {self.out_fields}, kernel_size={self.kernel_size}"
+
+
+class OrbitConv2d(EquivariantConv2d):
+    """A convolution whose kernel is a sum of kernels that are constrained to one subgroup each.
 
     The bias of an output channel is itself a 1x1 kernel from a trivial input, so it is constrained, relaxed and mixed
     by the same tables as the weights.
@@ -106,12 +171,7 @@ class EquivariantConv2d(nn.Module):
         basis: str = "pixel",
         generator: torch.Generator | None = None,
     ) -> None:
-        super().__init__()
-        self.constraints = tuple(constraints)
-        if not self.constraints:
-            raise ValueError("constraints is empty: a convolution needs at least one subgroup.")
-        self.in_fields, self.out_fields, self.kernel_size = in_fields, out_fields, kernel_size
-        self.regular_in, self.regular_out, self.basis = regular_in, regular_out, basis
+        super().__init__(constraints, in_fields, out_fields, kernel_size, regular_in, regular_out, basis)
         self.weights = self._kind_of_weights([self.space(h) for h in self.constraints], in_fields, out_fields)
         space = self.weights.spaces[0]
         fan_in = in_fields * space.multiplicity_in * space.basis.n_atoms
@@ -126,23 +186,29 @@ class EquivariantConv2d(nn.Module):
         self.output_bias = nn.Parameter(torch.zeros(out_fields)) if bias and not regular_out else None
         self._fused = fused_convolution(space) if len(self.constraints) == 1 else None
 
-    def space(self, constraint: Subgroup) -> KernelSpace:
-        """The space of this layer's kernels that are equivariant to a subgroup."""
-        return kernel_space(constraint, self.kernel_size, self.regular_in, self.regular_out, self.basis)
+    @property
+    def is_biased(self) -> bool:
+        """Whether it has a bias."""
+        return self.biases is not None or self.output_bias is not None
 
     def coefficients(self) -> Tensor:
         """The kernel in its filter basis: (n_coefficients, out fields, in fields)."""
         return self._rows(self.weights)
 
-    def kernel(self) -> Tensor:
-        """The dense kernel, of shape (out channels, in channels, kernel_size, kernel_size)."""
-        return self.weights.spaces[0].sample(self.coefficients())
-
-    def offset(self) -> Tensor | None:
-        """The dense bias, of shape (out channels,), or None."""
+    def bias_coefficients(self) -> Tensor | None:
+        """The bias as a kernel from a trivial input: (n_coefficients, out fields, 1), or None."""
         if self.biases is None:
-            return self.output_bias
-        return self._rows(self.biases).squeeze(2).T.flatten()
+            return None if self.output_bias is None else self.output_bias[None, :, None]
+        return self._rows(self.biases)
+
+    @torch.no_grad()
+    def reorder_outputs(self, order: Tensor, factors: Tensor) -> None:
+        """Make output j what output ``order[j]`` was, times ``factors[j]``; without regular_out alone."""
+        weight, bias = self.weights.weight, self.output_bias
+        factors = factors.to(weight)
+        weight.copy_(weight[:, order] * factors[:, None])
+        if bias is not None:
+            bias.copy_(bias[order] * factors)
 
     def _rows(self, weights: OrbitWeights) -> Tensor:
         """The coefficients of this layer's kernel, or of its bias."""
@@ -151,17 +217,16 @@ class EquivariantConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve, with zero padding that keeps the size of the map."""
-        offset = self.offset()
         if self._fused is None or not self._fused.takes(x, self.weights.weight):
-            return F.conv2d(x, self.kernel(), offset, padding=self.kernel_size // 2)
-        y = self._fused(x, self._fused_weights(self._fused))
+            return super().forward(x)
+        y, offset = self._fused(x, self._fused_weights(self._fused)), self.offset()
         return y if offset is None else y + offset.reshape(-1, 1, 1)
 
     def without_offset(self, x: Tensor) -> Tensor:
         """Convolve, and leave the bias to the batch norm that follows, where it costs nothing."""
         if self._fused is not None and self._fused.takes(x, self.weights.weight):
             return self._fused(x, self._fused_weights(self._fused))
-        return F.conv2d(x, self.kernel(), padding=self.kernel_size // 2)
+        return super().without_offset(x)
 
     def _fused_weights(self, fused: FusedConvolution) -> Tensor:
         """What the compiled convolution is given: pixels, where free weights are something else."""
@@ -175,13 +240,8 @@ class EquivariantConv2d(nn.Module):
         """Whether there are compiled kernels for it."""
         return self._fused is not None
 
-    def extra_repr(self) -> str:
-        """What ``repr`` shows."""
-        names = ", ".join(h.name for h in self.constraints)
-        return f"{names}, fields {self.in_fields} -> {self.out_fields}, kernel_size={self.kernel_size}"
 
-
-class GroupConv2d(EquivariantConv2d):
+class GroupConv2d(OrbitConv2d):
     r"""A convolution whose dense kernel is constrained to a subgroup H of the search group G.
 
     .. math:: K[(o, h g), (i, h g'), h x] = K[(o, g), (i, g'), x] \quad \text{for every } h \in H
@@ -244,19 +304,17 @@ class GroupConv2d(EquivariantConv2d):
             own.weight.copy_(space.relax(coefficients) if relaxes else space.tighten(coefficients))
 
         read(self.weights, parent.coefficients())
-        if self.biases is not None:
-            if parent.biases is None:
-                nn.init.zeros_(self.biases.weight)
-            else:
-                read(self.biases, parent._rows(parent.biases))
-        elif self.output_bias is not None:
-            if parent.output_bias is None:
-                nn.init.zeros_(self.output_bias)
-            else:
-                self.output_bias.copy_(parent.output_bias)
+        bias = parent.bias_coefficients()
+        for parameter in (None if self.biases is None else self.biases.weight, self.output_bias):
+            if parameter is not None and bias is None:
+                nn.init.zeros_(parameter)
+        if bias is not None and self.biases is not None:
+            read(self.biases, bias)
+        elif bias is not None and self.output_bias is not None:
+            self.output_bias.copy_(bias[0, :, 0])
 
 
-class MixedGroupConv2d(EquivariantConv2d):
+class MixedGroupConv2d(OrbitConv2d):
     r"""The [G]-mixed equivariant layer: a weighted sum of kernels constrained to several subgroups.
 
     .. math:: K = \sum_H z_H \, \mathrm{expand}_H(\hat w_H), \quad z = \mathrm{softmax}(\alpha),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from skequinas.groups import PointGroup, Subgroup
 from skequinas.nn.architecture import Architecture
-from skequinas.nn.filters import kernel_space
+from skequinas.nn.folding import folded_kernel, plain_convolution, plain_linear, undrawn
 from skequinas.nn.layers import EquivariantConv2d, GroupConv2d, MixedGroupConv2d
 from skequinas.nn.norm import OrbitBatchNorm2d, normalised
 from skequinas.nn.pooling import (
@@ -32,22 +32,9 @@ from skequinas.nn.pooling import (
     mean_over_moves,
 )
 from skequinas.nn.residual import ResidualGroupConv2d
+from skequinas.nn.streams import StreamedGroupConv2d
 
-__all__ = ["EquivariantNetwork", "inherit", "network_from_state", "relax", "undrawn"]
-
-
-Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
-
-
-def undrawn(kind: type[Layer], *arguments: int, **options: Any) -> Layer:
-    """A plain layer of torch whose weights are not drawn, so that no generator is touched.
-
-    `torch.nn.utils.skip_init` gives the same, but imports half a second's worth of modules.
-    """
-    bare = type(kind.__name__, (kind,), {"reset_parameters": lambda self: None})
-    layer: Layer = bare(*arguments, **options)
-    layer.__class__ = kind
-    return layer
+__all__ = ["EquivariantNetwork", "inherit", "network_from_state", "relax"]
 
 
 class _Block(nn.Module):
@@ -82,17 +69,7 @@ class _Block(nn.Module):
     @torch.no_grad()
     def folded(self) -> nn.Conv2d:
         """The convolution and batch norm, in eval mode, as one plain convolution."""
-        kernel, bias = _fold(self.conv, self.norm, self.norm.group.order)
-        plain = undrawn(
-            nn.Conv2d,
-            kernel.shape[1],
-            kernel.shape[0],
-            kernel.shape[2],
-            padding=kernel.shape[2] // 2,
-            dtype=kernel.dtype,
-        )
-        _fill(plain, kernel, bias)
-        return plain.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+        return plain_convolution(*folded_kernel(self.conv, self.norm, self.norm.group.order))
 
 
 class _Head(nn.Module):
@@ -124,12 +101,12 @@ class _Head(nn.Module):
     @torch.no_grad()
     def folded(self) -> list[nn.Module]:
         """Plain layers from the last feature map to the outputs."""
-        kernel, bias = _fold(self.conv, self.norm, 1)
+        kernel, bias = folded_kernel(self.conv, self.norm, 1)
         first = (
             [in_torch_alone(self.statistics)] if self.statistics.maximum else [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
         )
-        stack: list[nn.Module] = [*first, _linear(kernel.flatten(1), bias)]
-        return stack if self.dense is None else [*stack, nn.ReLU(), _linear(self.dense.weight, self.dense.bias)]
+        stack: list[nn.Module] = [*first, plain_linear(kernel.flatten(1), bias)]
+        return stack if self.dense is None else [*stack, nn.ReLU(), plain_linear(self.dense.weight, self.dense.bias)]
 
 
 def _inherit_conv(conv: EquivariantConv2d, parent: EquivariantConv2d) -> None:
@@ -139,34 +116,6 @@ def _inherit_conv(conv: EquivariantConv2d, parent: EquivariantConv2d) -> None:
         conv.inherit(parent)
     else:
         raise ValueError(f"A mixed layer {conv} cannot take over the weights of {parent}.")
-
-
-def _fold(
-    conv: EquivariantConv2d, norm: nn.modules.batchnorm._BatchNorm | None, channels: int
-) -> tuple[Tensor, Tensor]:
-    """Kernel and bias of a convolution with the batch norm behind it, whose features have so many channels each."""
-    kernel, offset = conv.kernel(), conv.offset()
-    if offset is None:
-        offset = torch.zeros_like(kernel[:, 0, 0, 0])
-    if norm is None:
-        return kernel, offset
-    assert norm.running_var is not None
-    assert norm.running_mean is not None
-    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
-    scale, shift = (v.repeat_interleave(channels) for v in (scale, norm.bias - norm.running_mean * scale))
-    return kernel * scale.reshape(-1, 1, 1, 1), shift + offset * scale
-
-
-def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
-    plain = undrawn(nn.Linear, weight.shape[1], weight.shape[0], dtype=weight.dtype)
-    _fill(plain, weight, bias)
-    return plain
-
-
-def _fill(layer: nn.Conv2d | nn.Linear, weight: Tensor, bias: Tensor) -> None:
-    layer.weight.copy_(weight)
-    assert layer.bias is not None
-    layer.bias.copy_(bias)
 
 
 class EquivariantNetwork(nn.Module):
@@ -249,11 +198,7 @@ class EquivariantNetwork(nn.Module):
             head.dense.weight.copy_(head.dense.weight[order] * factors[:, None])
             head.dense.bias.copy_(head.dense.bias[order] * factors)
             return network
-        weight, bias = head.conv.weights.weight, head.conv.output_bias
-        factors = factors.to(weight)
-        weight.copy_(weight[:, order] * factors[:, None])
-        if bias is not None:
-            bias.copy_(bias[order] * factors)
+        head.conv.reorder_outputs(order, factors)
         return network
 
     def shares(self) -> dict[str, dict[str, float]]:
@@ -307,6 +252,8 @@ class EquivariantNetwork(nn.Module):
 
 def _conv(architecture: Architecture, layer: int, generator: torch.Generator | None) -> EquivariantConv2d:
     constraint, shape = architecture.constraints[layer], architecture.layer_shape(layer)
+    if isinstance(constraint, tuple) and architecture.mixing == "streams":
+        return StreamedGroupConv2d(constraint, **shape, period=architecture.period(layer), generator=generator)
     if isinstance(constraint, tuple) and architecture.mixing != "shares":
         normalised = architecture.mixing == "residual"
         return ResidualGroupConv2d(constraint[0], **shape, normalised=normalised, generator=generator)
@@ -325,17 +272,11 @@ def network_from_state(architecture: Architecture, state: Mapping[str, Tensor]) 
     """
     names = [*(f"blocks.{i}" for i in range(architecture.n_layers - 1)), "head"]
     for i, name in enumerate(names):
-        shape, constraint = architecture.layer_shape(i), architecture.constraints[i]
-        subgroups = constraint if isinstance(constraint, tuple) else (constraint,)
-        spaces = (
-            kernel_space(h, shape["kernel_size"], shape["regular_in"], shape["regular_out"], shape["basis"])
-            for h in subgroups
-        )
-        wanted = (sum(space.n_free for space in spaces), shape["out_fields"], shape["in_fields"])
-        weight = state.get(f"{name}.conv.weights.weight")
-        if weight is None or tuple(weight.shape) != wanted:
-            found = None if weight is None else tuple(weight.shape)
-            raise ValueError(f"the weights of {name} have shape {found}, not {wanted} as the architecture says")
+        for own, wanted in architecture.weight_shapes(i).items():
+            weight = state.get(f"{name}.conv.{own}")
+            if weight is None or tuple(weight.shape) != wanted:
+                found = None if weight is None else tuple(weight.shape)
+                raise ValueError(f"the weights of {name} have shape {found}, not {wanted} as the architecture says")
     if architecture.hidden:
         dense, wanted_dense = state.get("head.dense.weight"), (architecture.n_outputs, architecture.hidden)
         if dense is None or tuple(dense.shape) != wanted_dense:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from skequinas.groups import Subgroup
 from skequinas.nn.filters import KernelSpace, OrbitTables, expand, sparse_tables
-from skequinas.nn.layers import EquivariantConv2d, OrbitWeights
+from skequinas.nn.layers import OrbitConv2d, OrbitWeights
 
 __all__ = ["ResidualGroupConv2d", "kept_by_parts"]
 
@@ -81,7 +81,7 @@ class _SplitWeights(OrbitWeights):
         return parts
 
 
-class ResidualGroupConv2d(EquivariantConv2d):
+class ResidualGroupConv2d(OrbitConv2d):
     r"""A convolution with an equivariant kernel and a residual in several parts, each of which keeps a subgroup.
 
     .. math:: K = \mathrm{expand}_H(w) + \sum_N \gamma_N \, \|\mathrm{expand}_H(w)\| \frac{Q_N v}{\|Q_N v\|},

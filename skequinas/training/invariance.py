@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from skequinas.groups import PointGroup, pixel_elements
+from skequinas.nn.layers import OrbitConv2d
 from skequinas.nn.networks import EquivariantNetwork
 from skequinas.nn.transforms import transform_images
 from skequinas.training.data import Batch
@@ -125,6 +126,7 @@ class InvariancePenalty:
         """The weights of now, which then take a step of GradNorm."""
         assert self.optimizer is not None
         last = self.network.convolutions[-2 if self.settings.kind == "latent" else -1]
+        assert isinstance(last, OrbitConv2d)
         weights, shared = self.weights.detach().clone(), last.weights.weight
         norms = torch.stack([torch.autograd.grad(loss, shared, retain_graph=True)[0].norm() for loss in losses]).cpu()
         now = losses.detach().cpu()

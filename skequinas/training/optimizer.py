@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from skequinas.nn.blocks import kernel_blocks
 from skequinas.nn.kernels.muon import TurnedKernel, can_turn, turn
-from skequinas.nn.layers import EquivariantConv2d
+from skequinas.nn.layers import OrbitConv2d
 from skequinas.runtime.compiled import compiled
 from skequinas.training.recording import RecordedUpdate
 
@@ -161,7 +161,7 @@ class Muon(AdamW):
     ) -> None:
         chosen = list(network.parameters()) if parameters is None else parameters
         wanted = {id(p) for p in chosen}
-        layers = [m for m in network.modules() if isinstance(m, EquivariantConv2d) and m.regular_out]
+        layers = [m for m in network.modules() if isinstance(m, OrbitConv2d) and m.regular_out]
         self._spaces = {m.weights.weight: m.weights.spaces for m in layers if id(m.weights.weight) in wanted}
         kernels = {id(p) for p in self._spaces}
         others = [p for p in chosen if id(p) not in kernels]

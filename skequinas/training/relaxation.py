@@ -97,7 +97,7 @@ def _softened(own: GroupConv2d, generator: torch.Generator) -> ResidualGroupConv
     soft = ResidualGroupConv2d(
         own.constraint, own.in_fields, own.out_fields, own.kernel_size,
         regular_in=own.regular_in, regular_out=own.regular_out, basis=own.basis,
-        bias=own.biases is not None or own.output_bias is not None, generator=generator,
+        bias=own.is_biased, generator=generator,
     )  # fmt: skip
     soft.to(own.weights.weight)
     soft.weights.parts()[0].copy_(own.weights.weight)
