@@ -42,7 +42,17 @@ def fitted(device: str = "cuda", **settings: Any) -> EquivariantNASClassifier:
 
 @pytest.mark.parametrize(
     "search",
-    ["none", "evolutionary", "differentiable", "adaptive", "residual", "penalised", "augmentation", "relaxation"],
+    [
+        "none",
+        "evolutionary",
+        "differentiable",
+        "adaptive",
+        "residual",
+        "penalised",
+        "augmentation",
+        "relaxation",
+        "streams",
+    ],
 )
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_fit_learns_and_its_model_is_on_the_cpu(search: str, precision: str) -> None:

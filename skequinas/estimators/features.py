@@ -23,6 +23,7 @@ from skequinas.io.preprocessing import Preprocessing
 from skequinas.io.stored import StoredImages, taken_from
 from skequinas.nn import EquivariantNetwork, transform_images
 from skequinas.nn.architecture import Architecture
+from skequinas.nn.streams import fields_of_stream
 from skequinas.runtime.process import full_precision, no_autocast, worker_threads
 from skequinas.training.evaluation import EVALUATION_BATCH
 
@@ -66,7 +67,7 @@ class FeaturesMixin(TransformerMixin):
         """
         return self.features(X)
 
-    def features(self, X: ArrayLike, part: Part = "all") -> NDArray[np.float64]:
+    def features(self, X: ArrayLike, part: Part = "all", *, stream: int | None = None) -> NDArray[np.float64]:
         """What `transform` returns, or one of its two parts.
 
         Parameters
@@ -74,6 +75,9 @@ class FeaturesMixin(TransformerMixin):
         X : array-like
             Images as in `fit`.
         part : {"all", "invariant", "equivariant"}, default="all"
+        stream : int, optional
+            Of a network in streams, the features of this one, from 0 on: they stay and move by its own subgroup,
+            ``architecture_.streams[stream]``.
 
         Returns
         -------
@@ -82,13 +86,17 @@ class FeaturesMixin(TransformerMixin):
         check_is_fitted(self)
         if part not in ("all", "invariant", "equivariant"):
             raise ValueError(f"part={part!r} must be 'all', 'invariant' or 'equivariant'.")
-        coordinates = self._features(taken_from(read_more(self, X, self.image_shape_), self.image_shape_))
-        m = coordinates.shape[1] // self._moves().order
+        subgroup = self._moves(stream)
+        images = taken_from(read_more(self, X, self.image_shape_), self.image_shape_)
+        coordinates = self._features(images, stream=stream)
+        m = coordinates.shape[1] // subgroup.order
         if part == "all":
             return coordinates
         return coordinates[:, :m] if part == "invariant" else coordinates[:, m:]
 
-    def _features(self, images: torch.Tensor | StoredImages, move: int = 0) -> NDArray[np.float64]:
+    def _features(
+        self, images: torch.Tensor | StoredImages, move: int = 0, stream: int | None = None
+    ) -> NDArray[np.float64]:
         """Those of images (n, channels, height, width), moved by an element of the search group."""
         found, device = [], self._prediction_device()
         preprocessing, network = self.preprocessing_, self.network_
@@ -98,8 +106,8 @@ class FeaturesMixin(TransformerMixin):
             for batch in images.split(EVALUATION_BATCH):
                 several = batch if len(batch) > 1 else torch.cat([batch, batch])  # one alone is rounded otherwise
                 inputs = preprocessing(transform_images(several.to(device), self.architecture_.group, move))
-                found.append(self._functions(network, inputs)[: len(batch)].cpu().numpy())
-        return irrep_coordinates(np.concatenate(found).astype(np.float64), self._moves())
+                found.append(self._functions(network, inputs, stream)[: len(batch)].cpu().numpy())
+        return irrep_coordinates(np.concatenate(found).astype(np.float64), self._moves(stream))
 
     def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
         """Names of the columns of `transform`: "invariant0" and so on, then "irrep1_0", "irrep4_0_1".
@@ -147,26 +155,38 @@ class FeaturesMixin(TransformerMixin):
             )
         return move_coordinates(given, subgroup, element)
 
-    def _moves(self) -> Subgroup:
-        """The group that features move by."""
-        return self.architecture_.averaged or self.architecture_.symmetry
+    def _moves(self, stream: int | None = None) -> Subgroup:
+        """The group that features move by, or those of one stream."""
+        if stream is None:
+            return self.architecture_.averaged or self.architecture_.symmetry
+        known = self.architecture_.streams
+        if not known or stream not in range(len(known)):
+            raise ValueError(
+                f"stream={stream!r}, but the network has "
+                + (f"{len(known)}, from 0 on." if known else "no streams. Leave it out, or fit with search='streams'.")
+            )
+        return known[stream]
 
     def _prediction_device(self) -> torch.device:
         raise NotImplementedError
 
-    def _functions(self, network: EquivariantNetwork, inputs: torch.Tensor) -> torch.Tensor:
+    def _functions(self, network: EquivariantNetwork, inputs: torch.Tensor, stream: int | None) -> torch.Tensor:
         """Of every image the functions on the group that its features are, (n, m, order)."""
-        subgroup, group = self._moves(), self.architecture_.group
+        subgroup, architecture = self._moves(stream), self.architecture_
+        group = architecture.group
         if self.architecture_.averaged is not None:  # of an ordinary network by all moves
             moved = (transform_images(inputs, group, group.inverse(h)) for h in subgroup.elements)
             return torch.stack([network.features(x) for x in moved], -1)
         fields = network.features(inputs).unflatten(1, (-1, group.order))
+        if stream is not None:
+            own = fields_of_stream(stream, len(architecture.streams), fields.shape[1], architecture.fields[-1])
+            fields = fields[:, own]
         cosets = torch.tensor(subgroup.right_cosets, device=fields.device)
         functions: torch.Tensor = fields[:, :, cosets].flatten(1, 2)
         return functions
 
 
-def feature_invariance(model: FeaturesMixin, X: ArrayLike) -> dict[str, float]:
+def feature_invariance(model: FeaturesMixin, X: ArrayLike, *, stream: int | None = None) -> dict[str, float]:
     """How alike the invariant features of images and of moved images are.
 
     Parameters
@@ -175,6 +195,8 @@ def feature_invariance(model: FeaturesMixin, X: ArrayLike) -> dict[str, float]:
         Fitted.
     X : array-like
         Images as in `fit`, best others.
+    stream : int, optional
+        Of a network in streams, the features of this one.
 
     Returns
     -------
@@ -185,8 +207,9 @@ def feature_invariance(model: FeaturesMixin, X: ArrayLike) -> dict[str, float]:
     """
     check_is_fitted(model)
     images = taken_from(read_more(model, X, model.image_shape_), model.image_shape_)
-    own = model._features(images)
-    m = own.shape[1] // model._moves().order
+    subgroup = model._moves(stream)
+    own = model._features(images, stream=stream)
+    m = own.shape[1] // subgroup.order
     own = own[:, :m]
     mean, std = own.mean(0), own.std(0)
     varies = std > 1e-6 * np.abs(mean).max()
@@ -199,7 +222,9 @@ def feature_invariance(model: FeaturesMixin, X: ArrayLike) -> dict[str, float]:
 
     group = model.architecture_.group
     return {
-        group.element_name(g): float(_cosine(standardised(own), standardised(model._features(images, g)[:, :m])).mean())
+        group.element_name(g): float(
+            _cosine(standardised(own), standardised(model._features(images, g, stream)[:, :m])).mean()
+        )
         for g in pixel_elements(group)
     }
 

@@ -45,8 +45,8 @@ class Parameters:
     )
     search: str | Search = _parameter(
         "evolutionary",
-        '{"evolutionary", "differentiable", "adaptive", "residual", "penalised", "relaxation", "random", '
-        '"random_constraints", "none"} or search object',
+        '{"evolutionary", "differentiable", "adaptive", "residual", "penalised", "augmentation", "relaxation", '
+        '"streams", "random", "random_constraints", "none"} or search object',
         [str, Search],
         """How to search; "none" keeps the whole group. An object such as ``EvolutionarySearch(n_generations=6)`` sets
         more. `skequinas.search.register_search` adds names.""",

@@ -9,7 +9,7 @@ from skequinas.estimators.parameters import Parameters
 from skequinas.groups import PointGroup, parse_group
 from skequinas.nn.architecture import Architecture
 from skequinas.nn.presets import default_architecture, paper_architecture, plain_architecture
-from skequinas.search import Search
+from skequinas.search import FixedStreams, Search
 from skequinas.training import DataPart, TrainingSettings
 
 __all__ = ["check_averaging", "initial_architecture", "training_settings"]
@@ -93,6 +93,12 @@ def check_averaging(asked: Parameters, search: Search, group: PointGroup) -> Non
         raise ValueError(
             f"architecture has head='free' and so no symmetry, and averaging={asked.averaging!r} or "
             f"augment={asked.augment!r} needs one. Set averaging='none' and augment='none', or head='constrained'."
+        )
+    streamed = asked.architecture.streams if isinstance(asked.architecture, Architecture) else ()
+    if symmetric and (streamed or isinstance(search, FixedStreams)):
+        raise ValueError(
+            f"averaging={asked.averaging!r} or augment={asked.augment!r} trains an ordinary network in the end, in "
+            "which there are no streams. Set averaging='none' and augment='none'."
         )
     if search.keeps_network and symmetric:
         name = "averaging='always'" if asked.averaging == "always" else "augment='group'"

@@ -10,6 +10,7 @@ from skequinas.search.evolutionary import EvolutionarySearch
 from skequinas.search.penalised import PenalisedSearch
 from skequinas.search.registry import register_search, resolve_search
 from skequinas.search.residual import AdaptiveSearch, ConstraintRelaxation, ResidualPathway
+from skequinas.search.streams import FixedStreams
 
 __all__ = [
     "AdaptiveSearch",
@@ -17,6 +18,7 @@ __all__ = [
     "DifferentiableSearch",
     "Evaluation",
     "EvolutionarySearch",
+    "FixedStreams",
     "LearnedAugmentation",
     "NoSearch",
     "PenalisedSearch",

@@ -285,6 +285,11 @@ class Search(TwoWays, BaseEstimator):
                 "coordinates='frame' gives every network a way to tell how an image stands, so that none has a "
                 "symmetry to be searched for. Set search='none', or coordinates='radius'."
             )
+        if architecture.streams:
+            raise ValueError(
+                f"architecture has streams ({architecture}); a search begins with one subgroup in each layer. Use "
+                "search='none'."
+            )
         if architecture.is_mixed:
             raise ValueError(f"architecture has mixed layers ({architecture}); a search begins with one subgroup each.")
 

@@ -12,6 +12,7 @@ from skequinas.search.differentiable import DifferentiableSearch
 from skequinas.search.evolutionary import EvolutionarySearch
 from skequinas.search.penalised import PenalisedSearch
 from skequinas.search.residual import AdaptiveSearch, ConstraintRelaxation, ResidualPathway
+from skequinas.search.streams import FixedStreams
 
 __all__ = ["SEARCHES", "register_search", "resolve_search"]
 
@@ -25,6 +26,7 @@ SEARCHES: Registry[type[Search]] = Registry(
         "penalised": PenalisedSearch,
         "augmentation": LearnedAugmentation,
         "relaxation": ConstraintRelaxation,
+        "streams": FixedStreams,
         "random": RandomSearch,
         "random_constraints": RandomConstraints,
         "none": NoSearch,

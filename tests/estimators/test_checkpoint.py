@@ -147,6 +147,7 @@ class Steps:
         pytest.param("penalised", {}, marks=pytest.mark.exhaustive),
         (LearnedAugmentation(2), {}),
         pytest.param("relaxation", {"optimizer": "sgd"}, marks=pytest.mark.exhaustive),
+        pytest.param("streams", {}, marks=pytest.mark.exhaustive),
         ("none", {"augment": "continuous", "averaging": "always"}),
     ],
     ids=lambda value: str(value).partition("(")[0],

@@ -42,7 +42,7 @@ MODELS = [
     for group, search in (
         ("D4", "differentiable"), ("D4", GUIDED), ("C2", ADAPTIVE), ("C2", RESIDUAL),
         ("C2", PENALISED), ("C2", AUGMENTED),
-        ("C2", "relaxation"), ("C1", RandomSearch(1)), ("C1", "random_constraints"), ("C1", "none"),
+        ("C2", "relaxation"), ("C2", "streams"), ("C1", RandomSearch(1)), ("C1", "random_constraints"), ("C1", "none"),
     )
 ]  # fmt: skip
 assert len(MODELS) == 2 * len(SEARCHES)

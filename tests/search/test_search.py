@@ -29,6 +29,7 @@ from skequinas.search import (
     DifferentiableSearch,
     Evaluation,
     EvolutionarySearch,
+    FixedStreams,
     LearnedAugmentation,
     NoSearch,
     PenalisedSearch,
@@ -88,6 +89,7 @@ SEARCHES: dict[str, Search] = {
     "penalised, latent": PenalisedSearch([0.5, 2.0], kind="latent", adapted=True, epochs_per_weight=1),
     "augmentation": LearnedAugmentation(2, epochs_per_round=1),
     "relaxation": ConstraintRelaxation(),
+    "streams": FixedStreams(),
     "none": NoSearch(),
 }
 State = dict[str, Any]
@@ -101,6 +103,8 @@ def search(request: pytest.FixtureRequest) -> Search:
 
 
 def started(search: Search, seed: int = 0, architecture: Architecture = START) -> Search:
+    if isinstance(search, FixedStreams):
+        architecture = replace(architecture, fields=(2, 2))  # one for each stream
     return clone(search).start(architecture, 2.0, TRAINING, seed)
 
 

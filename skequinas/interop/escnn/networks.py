@@ -80,6 +80,8 @@ class EscnnNetwork(enn.SequentialModule):
     def __init__(self, architecture: Architecture) -> None:
         if architecture.is_mixed:
             raise ValueError("A network with mixed layers has no counterpart in escnn. Fit one with discretize=True.")
+        if architecture.streams:
+            raise ValueError(f"A network in streams ({architecture}) is not written for escnn. Fit one without.")
         if architecture.coordinates != "none":
             raise ValueError(
                 f"A network with coordinates={architecture.coordinates!r} is not written for escnn. Fit one without."
