@@ -5,9 +5,11 @@
 After Yeh et al., Equivariance Discovery by Learned Parameter-Sharing, 2022, for one small layer: planted tasks as in
 planted_symmetry.py; the hidden layers of a network are constrained to D4 and trained with a free head, then their
 features, functions on D4, are fixed. A linear head has weights W[k, f, g] = sum_j A[g, j] V[k, f, j]: a row-stochastic
-A, the same for all fields and classes, says which elements share weights. V is trained on one part of the images, A on
-the other, with a penalty for rows that do not decide (entropy) and for many weights (the trace norm of A). In the end
-each element goes with the greatest entry of its row. A symmetry shares the weights of each right coset.
+A, the same for all fields and classes, says which elements share weights; it starts near a free head. Half of the
+images train the layers, a quarter V, and a quarter A, with a penalty for many weights (the trace norm of A) and, in the
+second half, for rows that do not decide (entropy). In the end each element goes with the greatest entry of its row, V
+is trained anew, and of three starts the one with the least held-out loss counts. A symmetry shares the weights of each
+right coset. Settings were chosen on seed 7.
 
 Written: how often the sharing is that of the planted group, `partition_distance` to it, and the same for the
 evolutionary search. Test images play no part.
@@ -46,7 +48,7 @@ def functions(X: NDArray[np.uint8], y: NDArray[np.int64], rows: NDArray[np.int64
 def learned(z: Tensor, y: Tensor, fit: Tensor, held_out: Tensor, seed: int) -> tuple[float, NDArray[np.int64]]:
     """The held-out loss, and which elements share weights."""
     generator = torch.Generator().manual_seed(seed)
-    scores = (0.1 * torch.randn(8, 8, generator=generator)).requires_grad_()
+    scores = (2 * torch.eye(8) + 0.3 * torch.randn(8, 8, generator=generator)).requires_grad_()
     values = (0.01 * torch.randn(int(y.max()) + 1, z.shape[1], 8, generator=generator)).requires_grad_()
     inner = torch.optim.AdamW([values], 1e-2, weight_decay=1e-2)
     outer = torch.optim.Adam([scores], 2e-2)
@@ -54,20 +56,26 @@ def learned(z: Tensor, y: Tensor, fit: Tensor, held_out: Tensor, seed: int) -> t
     def loss(sharing: Tensor, rows: Tensor) -> Tensor:
         return F.cross_entropy(torch.einsum("nfg,gj,kfj->nk", z[rows], sharing, values), y[rows])
 
-    for _ in range(STEPS):
-        for _ in range(4):
+    def train(sharing: Tensor, n_steps: int) -> None:
+        for _ in range(n_steps):
             inner.zero_grad()
-            loss(scores.softmax(1).detach(), fit).backward()
+            loss(sharing, fit).backward()
             inner.step()
+
+    for step in range(STEPS):
+        train(scores.softmax(1).detach(), 4)
         outer.zero_grad()
         sharing = scores.softmax(1)
         entropy = -(sharing * sharing.clamp_min(1e-12).log()).sum(1).mean()
-        penalty = torch.linalg.matrix_norm(sharing, "nuc") / 8 + 0.5 * entropy
+        penalty = torch.linalg.matrix_norm(sharing, "nuc") / 8 + 0.5 * entropy * (step > STEPS // 2)
         (loss(sharing, held_out) + PRICE * penalty).backward()
         outer.step()
     labels = scores.argmax(1)
+    hard = F.one_hot(labels, 8).float()
+    torch.nn.init.normal_(values, std=0.01, generator=generator)
+    train(hard, STEPS)
     with torch.no_grad():
-        return float(loss(F.one_hot(labels, 8).float(), held_out)), labels.numpy()
+        return float(loss(hard, held_out)), labels.numpy()
 
 
 def main() -> None:
@@ -85,8 +93,8 @@ def main() -> None:
             own = classes[rows] if planted.order == 8 else None
             X, y = make_planted_symmetry(images[rows], own, subgroup=planted.name, random_state=seed)
             started = time.perf_counter()
-            fit, held_out = np.split(rng.permutation(len(X)), [len(X) * 2 // 3])
-            z = functions(X, y, fit, seed)
+            first, fit, held_out = np.split(rng.permutation(len(X)), [len(X) // 2, len(X) * 3 // 4])
+            z = functions(X, y, first, seed)
             parts = (torch.from_numpy(part) for part in (y, fit, held_out))
             targets, *rows_of = parts
             _, labels = min((learned(z, targets, *rows_of, s) for s in range(STARTS)), key=lambda pair: pair[0])
