@@ -120,9 +120,9 @@ class EquivariantConv2d(nn.Module, ABC):
     def reorder_outputs(self, order: Tensor, factors: Tensor) -> None:
         """Make output j what output ``order[j]`` was, times ``factors[j]``; without regular_out alone."""
 
+    @abstractmethod
     def kernel(self) -> Tensor:
         """The dense kernel, of shape (out channels, in channels, kernel_size, kernel_size)."""
-        return self.space(self.constraints[0]).sample(self.coefficients())
 
     def offset(self) -> Tensor | None:
         """The dense bias, of shape (out channels,), or None."""
@@ -194,6 +194,10 @@ class OrbitConv2d(EquivariantConv2d):
     def coefficients(self) -> Tensor:
         """The kernel in its filter basis: (n_coefficients, out fields, in fields)."""
         return self._rows(self.weights)
+
+    def kernel(self) -> Tensor:
+        """The dense kernel, of shape (out channels, in channels, kernel_size, kernel_size)."""
+        return self.weights.spaces[0].sample(self.coefficients())
 
     def bias_coefficients(self) -> Tensor | None:
         """The bias as a kernel from a trivial input: (n_coefficients, out fields, 1), or None."""

@@ -115,6 +115,10 @@ class StreamedGroupConv2d(EquivariantConv2d):
         whole: Tensor = _placed(rows, self.places, self.out_fields * self.in_fields)
         return whole.reshape(-1, self.out_fields, self.in_fields)
 
+    def kernel(self) -> Tensor:
+        """The dense kernel, of shape (out channels, in channels, kernel_size, kernel_size)."""
+        return self.each[0].weights.spaces[0].sample(self.coefficients())
+
     def bias_coefficients(self) -> Tensor | None:
         """The bias as a kernel from a trivial input: (n_coefficients, out fields, 1), or None."""
         rows = [part for part in (stream.bias_coefficients() for stream in self.each) if part is not None]

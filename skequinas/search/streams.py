@@ -44,10 +44,10 @@ class FixedStreams(NoSearch):
 
     def check_start(self, architecture: Architecture) -> None:
         """Refuse an architecture with constraints of its own, and a head that sees no streams."""
-        if architecture.streams:  # what a fit before this one made
-            architecture = architecture.with_constraints(())
-        Search.check_start(self, architecture)
-        if architecture.head == "free" or set(architecture.chain) != {architecture.group.whole}:
+        plain = architecture.with_constraints(()) if architecture.streams else architecture
+        Search.check_start(self, plain)
+        refused = plain.head == "free" or set(plain.chain) != {plain.group.whole}
+        if refused or (architecture.streams and self._in_streams(plain) != architecture):
             raise ValueError(
                 f"architecture has the constraints {architecture} (head={architecture.head!r}), but search='streams' "
                 "sets them. Leave them out, or use search='none'."
@@ -56,6 +56,11 @@ class FixedStreams(NoSearch):
     def start(self, architecture: Architecture, *args: Any, **options: Any) -> Self:
         """Begin with the streams, as `Search.start`."""
         super().start(architecture, *args, **options)
+        self.architecture_ = self._in_streams(architecture)
+        return self
+
+    def _in_streams(self, architecture: Architecture) -> Architecture:
+        """The same shape in streams, with a head in which they can meet."""
         group = architecture.group
         names = (group.name, "C1") if self.streams is None else tuple(self.streams)
         if len(names) < 2:
@@ -69,10 +74,9 @@ class FixedStreams(NoSearch):
                 f"streams={self.streams!r} need a field each, and the network has fields={architecture.fields}. Give "
                 "it more by `width`, or take fewer streams."
             )
-        self.architecture_ = replace(
+        return replace(
             architecture,
             constraints=(constraint,) * architecture.n_layers,
             mixing="streams",
             hidden=architecture.hidden or _HIDDEN,
         )
-        return self

@@ -122,5 +122,7 @@ def test_an_architecture_with_streams_is_taken_as_it_is_and_not_searched() -> No
     assert model.architecture_ == own
     with pytest.raises(ValueError, match="architecture has streams"):
         EquivariantNASClassifier("D4", "evolutionary", **settings).fit(X, y)
+    with pytest.raises(ValueError, match="D4/C1.*search='streams' sets them"):
+        EquivariantNASClassifier("D4", FixedStreams(("D4", "C4")), **settings).fit(X, y)
     with pytest.raises(ValueError, match="no streams"):
         EquivariantNASClassifier("D4", "none", averaging="always", **settings).fit(X, y)
