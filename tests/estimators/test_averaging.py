@@ -56,7 +56,7 @@ def test_a_search_tries_both_ways_and_keeps_the_better(search: str) -> None:
         assert results["epochs"][-1] == results["epochs"][second]
 
 
-@pytest.mark.parametrize("better", ["ordinary", "constrained"])
+@pytest.mark.parametrize("better", ["ordinary", pytest.param("constrained", marks=pytest.mark.exhaustive)])
 def test_a_clearly_lower_held_out_loss_decides(better: str, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = Search.tell
 

@@ -314,7 +314,7 @@ def test_damaged_files_are_not_believed(tmp_path: Path, every_step: None, monkey
             assert_equal(found, expected)
 
 
-@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EROFS])
+@pytest.mark.parametrize("error", [errno.ENOSPC, pytest.param(errno.EROFS, marks=pytest.mark.exhaustive)])
 def test_where_nothing_can_be_written_the_fit_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int
 ) -> None:

@@ -388,7 +388,9 @@ def spied(monkeypatch: pytest.MonkeyPatch) -> list[tuple[bool, int]]:
     return calls
 
 
-@pytest.mark.parametrize(("group", "mirrors"), [("C4", False), ("D4", True), ("C8", False)])
+@pytest.mark.parametrize(
+    ("group", "mirrors"), [("D4", True), *(pytest.param(g, False, marks=pytest.mark.exhaustive) for g in ("C4", "C8"))]
+)
 def test_images_of_the_final_training_are_turned_when_asked(
     group: str, mirrors: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -132,7 +132,10 @@ def test_among_more_images_copies_have_to_be_more_alike() -> None:
     assert list(levels(24_000)) == [pytest.approx(0.985), pytest.approx(0.995)]
 
 
-@pytest.mark.parametrize(("copies", "sampled"), [(0.0, True), (0.001, True), (0.05, False)])
+@pytest.mark.parametrize(
+    ("copies", "sampled"),
+    [(0.001, True), *(pytest.param(*c, marks=pytest.mark.exhaustive) for c in ((0.0, True), (0.05, False)))],
+)
 def test_some_are_compared_first(copies: float, sampled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only where they have so many partners that there may be more of them than chance makes all are compared."""
     images = noise(2000)

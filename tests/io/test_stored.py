@@ -60,7 +60,7 @@ def assert_equal(one: EquivariantNASClassifier, other: EquivariantNASClassifier,
     [GREY, GREY.astype(np.float32), COLOURS, np.moveaxis(COLOURS, 3, 1), DIGITS, GREY.astype(np.int16)],
     ids=["grey", "float32", "channels last", "channels first", "rows", "int16"],
 )
-@pytest.mark.parametrize("kind", ["memmap", "rows"])
+@pytest.mark.parametrize("kind", ["memmap", pytest.param("rows", marks=pytest.mark.exhaustive)])
 def test_where_images_are_changes_nothing(
     tmp_path: Path, values: np.ndarray[Any, Any], kind: str, all_are_large: None
 ) -> None:

@@ -149,7 +149,7 @@ def case(request: pytest.FixtureRequest) -> Callable[[int], Architecture]:
     return lambda size: architecture_of(*subgroups, group=group, image_size=size)
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", [8, 9, *(pytest.param(n, marks=pytest.mark.exhaustive) for n in SIZES if n > 9)])
 def test_a_trained_network_is_invariant_to_exactly_what_its_constraints_share(
     case: Callable[[int], Architecture], size: int
 ) -> None:
@@ -173,7 +173,7 @@ def test_a_network_that_pools_3x3_windows_of_an_even_side_is_not_invariant() -> 
 # Export
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", [9, *(pytest.param(n, marks=pytest.mark.exhaustive) for n in SIZES if n != 9)])
 def test_the_export_is_the_same_function_of_plain_torch_layers(case: Callable[[int], Architecture], size: int) -> None:
     architecture = case(size)
     network, x = copy.deepcopy(trained(architecture)).float(), images_for(architecture).float()
@@ -202,7 +202,7 @@ def test_the_export_is_exact_in_float64_a_copy_and_that_of_the_eval_mode() -> No
 # Relaxing
 
 
-@pytest.mark.parametrize("layer", [0, 1, 2, -1])
+@pytest.mark.parametrize("layer", [0, -1, *(pytest.param(i, marks=pytest.mark.exhaustive) for i in (1, 2))])
 def test_relaxing_any_layer_along_an_edge_keeps_the_function(edge: Edge, layer: int) -> None:
     constraints = [edge[0].group.whole] * 3
     constraints[layer] = edge[0]
@@ -221,7 +221,7 @@ def test_relaxing_any_layer_along_an_edge_keeps_the_function(edge: Edge, layer: 
     assert all(torch.equal(value, before[key]) for key, value in parent.state_dict().items())
 
 
-@pytest.mark.parametrize("size", [8, 9])
+@pytest.mark.parametrize("size", [9, pytest.param(8, marks=pytest.mark.exhaustive)])
 def test_relaxing_all_layers_down_to_C1_keeps_the_function_at_every_step(chain: list[Subgroup], size: int) -> None:
     first = network = trained(architecture_of(group=chain[0].group, image_size=size))
     for h in chain[1:]:

@@ -53,7 +53,9 @@ def probabilities(seed: int) -> Any:
     return classifier(random_state=seed, search="differentiable").fit(X, y).predict_proba(X)
 
 
-@pytest.mark.parametrize("backend", ["loky", "threading", "multiprocessing"])
+@pytest.mark.parametrize(
+    "backend", ["loky", *(pytest.param(b, marks=pytest.mark.exhaustive) for b in ("threading", "multiprocessing"))]
+)
 def test_a_fit_in_a_worker_gives_the_same_model(backend: str, one_thread: None) -> None:
     expected = [probabilities(seed) for seed in range(3)]
     with parallel_config(backend=backend, n_jobs=2):

@@ -106,7 +106,13 @@ def trained(case: str) -> tuple[torch.Tensor, list[dict[str, float]]]:
         return network(part.images), [{k: v for k, v in row.items() if k != "seconds"} for row in log]
 
 
-@pytest.mark.parametrize(("case", "n"), [*((case, 2) for case in CASES), ("muon", 3), ("small", 4)])
+@pytest.mark.parametrize(
+    ("case", "n"),
+    [
+        *((case, 2) for case in CASES),
+        *(pytest.param(*c, marks=pytest.mark.exhaustive) for c in (("muon", 3), ("small", 4))),
+    ],
+)
 def test_processes_train_what_one_trains(case: str, n: int, tmp_path: Path) -> None:
     expected, log = trained(case)
     for found, own in in_processes(lambda _: trained(case), tmp_path, n):
