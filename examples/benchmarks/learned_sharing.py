@@ -56,14 +56,14 @@ def learned(z: Tensor, y: Tensor, fit: Tensor, held_out: Tensor, seed: int) -> t
     def loss(sharing: Tensor, rows: Tensor) -> Tensor:
         return F.cross_entropy(torch.einsum("nfg,gj,kfj->nk", z[rows], sharing, values), y[rows])
 
-    def train(sharing: Tensor, n_steps: int) -> None:
+    def train(sharing: Tensor, optimizer: torch.optim.Optimizer, n_steps: int) -> None:
         for _ in range(n_steps):
-            inner.zero_grad()
+            optimizer.zero_grad()
             loss(sharing, fit).backward()
-            inner.step()
+            optimizer.step()
 
     for step in range(STEPS):
-        train(scores.softmax(1).detach(), 4)
+        train(scores.softmax(1).detach(), inner, 4)
         outer.zero_grad()
         sharing = scores.softmax(1)
         entropy = -(sharing * sharing.clamp_min(1e-12).log()).sum(1).mean()
@@ -73,7 +73,7 @@ def learned(z: Tensor, y: Tensor, fit: Tensor, held_out: Tensor, seed: int) -> t
     labels = scores.argmax(1)
     hard = F.one_hot(labels, 8).float()
     torch.nn.init.normal_(values, std=0.01, generator=generator)
-    train(hard, STEPS)
+    train(hard, torch.optim.AdamW([values], 1e-2, weight_decay=1e-2), STEPS)
     with torch.no_grad():
         return float(loss(hard, held_out)), labels.numpy()
 

@@ -8,7 +8,7 @@ right, and the class says which digit is greater, or that they are equal. No mov
 done to either channel. Then rotated digits, galaxies and dermatoscopy, where the whole image is moved.
 
 Test images choose nothing. Written: the mean accuracy (balanced for dermatoscopy) and its range over the seeds, and the
-seconds of a fit.
+seconds of the process for a fit.
 """
 
 from __future__ import annotations

@@ -192,7 +192,7 @@ class SymmetryDisplay:
                 colour = "white" if share > 0.6 * shares.max() else "black"
                 ax.text(column, row, f"{share:.2f}", ha="center", va="center", fontsize=8, color=colour)
         for column, constraint in enumerate(self.learned.constraints.values()):
-            for name in constraint.split("+"):
+            for name in dict.fromkeys(constraint.replace("/", "+").split("+")):
                 corner = (column - 0.45, names.index(name) - 0.42)
                 fill = "none" if weights else SKY
                 ax.add_patch(Rectangle(corner, 0.9, 0.84, facecolor=fill, edgecolor=VERMILLION, linewidth=2.5))

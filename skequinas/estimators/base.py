@@ -143,6 +143,7 @@ class BaseEquivariantNAS(AskedMixin, FeaturesMixin, ExportMixin, CallbackSupport
             prepared.group,
             n_outputs=self._n_outputs,
             n_samples=self._n_samples,
+            least_fields=search.least_fields,
         )
         architecture, lighter = start(), None
         if self.architecture == "auto" and self.width is None and (self.time_budget is not None or earlier is not None):

@@ -120,6 +120,7 @@ class Planned(ABC):
     _step_seconds: float
     _report_seconds: float
     _hurried: bool
+    _is_light: bool = False  # whether the lighter network was taken
     _skips_search: bool
     _validation_is_unseen: bool
 
@@ -143,7 +144,7 @@ class Planned(ABC):
             self.search.averaging_ = False  # one way to a model, in full
             needed = (1 + self.search.full_cost()) * self.n_batches(1) * self._step_seconds
         if lighter is not None and needed > 2 * (budget - self.monitor.seconds):
-            network = self._begin_again(lighter, self.training)
+            network, self._is_light = self._begin_again(lighter, self.training), True
             affordable = (budget - self.monitor.seconds) / (1 + self.search.full_cost()) / self._step_seconds
             batch_size = self.training.batch_size
             wanted = int(batch_size * affordable / _STEPS_WANTED)
@@ -183,7 +184,7 @@ class Planned(ABC):
             self.shrink_to_budget(lighter)
         n_validation = None if self.validation is None else self.validation.n_units
         return BudgetPlan(
-            lighter is not None and self.search.architecture_ == lighter,
+            lighter is not None and self._is_light,
             self.training.batch_size,
             self.search.averaging_,
             self.epochs,
@@ -203,6 +204,7 @@ class Planned(ABC):
     def follow(self, plan: BudgetPlan, lighter: Architecture | None) -> None:
         """Plan as it was done before."""
         self._take(replace(self.training, batch_size=plan.batch_size))
+        self._is_light = plan.is_light and lighter is not None
         if plan.is_light and lighter is not None:
             self.search.start(lighter, self.epochs, self.training, self.seed, by_curve=self.search.by_curve_)
         self.search.averaging_, self.search.mixed_cost_ = plan.averaging, plan.mixed_cost
@@ -214,10 +216,10 @@ class Planned(ABC):
         self._step_seconds, self._report_seconds = plan.step_seconds, plan.report_seconds
 
     def _begin_again(self, architecture: Architecture, training: TrainingSettings) -> EquivariantNetwork:
-        """Start the search with these instead, and time a network of that architecture, which is returned."""
+        """Start the search with these instead, and time the network that it begins with, which is returned."""
         self.training = training
         self.search.start(architecture, self.epochs, training, self.seed, by_curve=self.search.by_curve_)
-        network = self._new(architecture)
+        network = self._new(self.search.architecture_)
         assert self.monitor.time_budget is not None
         self._step_seconds = self._time_step(network, self.monitor.time_budget / 20)
         return network

@@ -109,24 +109,27 @@ class FeaturesMixin(TransformerMixin):
                 found.append(self._functions(network, inputs, stream)[: len(batch)].cpu().numpy())
         return irrep_coordinates(np.concatenate(found).astype(np.float64), self._moves(stream))
 
-    def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
+    def get_feature_names_out(self, input_features: Any = None, *, stream: int | None = None) -> NDArray[np.object_]:
         """Names of the columns of `transform`: "invariant0" and so on, then "irrep1_0", "irrep4_0_1".
 
         Parameters
         ----------
         input_features : None
             Not used; scikit-learn passes it.
+        stream : int, optional
+            Those of `features` with this stream.
 
         Returns
         -------
         ndarray of str
         """
         check_is_fitted(self)
-        subgroup, architecture = self._moves(), self.architecture_
-        n = architecture.layer_shape(architecture.n_layers - 1)["in_fields"] * architecture.group.order
+        subgroup, architecture = self._moves(stream), self.architecture_
+        n = architecture.layer_shape(architecture.n_layers - 1)["in_fields"]
+        n = (n if stream is None else len(self._fields(stream))) * architecture.group.order
         return np.array(irrep_names(n if architecture.averaged else n // subgroup.order, subgroup), dtype=object)
 
-    def move_features(self, features: ArrayLike, element: int) -> NDArray[np.float64]:
+    def move_features(self, features: ArrayLike, element: int, *, stream: int | None = None) -> NDArray[np.float64]:
         """The features that images would have if they were moved by an element of the learned group.
 
         Parameters
@@ -135,20 +138,22 @@ class FeaturesMixin(TransformerMixin):
             All that `transform` returned.
         element : int
             Its number in the search group, ``architecture_.group``.
+        stream : int, optional
+            Where features are those of one stream, its number.
 
         Returns
         -------
         ndarray of shape (n, n_features)
         """
         check_is_fitted(self)
-        subgroup = self._moves()
+        subgroup = self._moves(stream)
         if element not in subgroup:
             raise ValueError(
-                f"element={element} is none of the learned group {subgroup.name}, whose elements are "
+                f"element={element} is none of {subgroup.name}, the group that features move by, whose elements are "
                 f"{', '.join(map(str, subgroup.elements))}: features do not move by it."
             )
         given = np.asarray(features, dtype=np.float64)
-        n = len(self.get_feature_names_out())
+        n = len(self.get_feature_names_out(stream=stream))
         if given.ndim != 2 or given.shape[1] != n:
             raise ValueError(
                 f"features has shape {given.shape}, but must hold all {n} that transform returns of each image."
@@ -160,12 +165,21 @@ class FeaturesMixin(TransformerMixin):
         if stream is None:
             return self.architecture_.averaged or self.architecture_.symmetry
         known = self.architecture_.streams
-        if not known or stream not in range(len(known)):
+        if not known:
             raise ValueError(
-                f"stream={stream!r}, but the network has "
-                + (f"{len(known)}, from 0 on." if known else "no streams. Leave it out, or fit with search='streams'.")
+                f"stream={stream!r}, but the network has none. Leave it out, or fit with search='streams'."
             )
-        return known[stream]
+        if type(stream) is bool or stream not in range(len(known)):
+            raise ValueError(
+                f"stream={stream!r}, but the network has {len(known)} streams: give 0 to {len(known) - 1}."
+            )
+        return known[int(stream)]
+
+    def _fields(self, stream: int) -> list[int]:
+        """Which of the fields that the head is given are of a stream."""
+        architecture = self.architecture_
+        n = architecture.layer_shape(architecture.n_layers - 1)["in_fields"]
+        return fields_of_stream(stream, len(architecture.streams), n, architecture.fields[-1])
 
     def _prediction_device(self) -> torch.device:
         raise NotImplementedError
@@ -179,8 +193,7 @@ class FeaturesMixin(TransformerMixin):
             return torch.stack([network.features(x) for x in moved], -1)
         fields = network.features(inputs).unflatten(1, (-1, group.order))
         if stream is not None:
-            own = fields_of_stream(stream, len(architecture.streams), fields.shape[1], architecture.fields[-1])
-            fields = fields[:, own]
+            fields = fields[:, self._fields(stream)]
         cosets = torch.tensor(subgroup.right_cosets, device=fields.device)
         functions: torch.Tensor = fields[:, :, cosets].flatten(1, 2)
         return functions
@@ -229,7 +242,7 @@ def feature_invariance(model: FeaturesMixin, X: ArrayLike, *, stream: int | None
     }
 
 
-def move_retrieval(model: FeaturesMixin, X: ArrayLike) -> float:
+def move_retrieval(model: FeaturesMixin, X: ArrayLike, *, stream: int | None = None) -> float:
     """How well the equivariant features of an image tell by what it was moved, to one who does not know the image.
 
     For every image and every element of the learned group, the features of the moved image are compared with the mean
@@ -241,6 +254,8 @@ def move_retrieval(model: FeaturesMixin, X: ArrayLike) -> float:
         Fitted, with a learned group that has a move.
     X : array-like
         Images as in `fit`, best others, which all stand in one pose, such as upright.
+    stream : int, optional
+        Of a network in streams, the features of this one.
 
     Returns
     -------
@@ -254,19 +269,19 @@ def move_retrieval(model: FeaturesMixin, X: ArrayLike) -> float:
     tells apart by construction.
     """
     check_is_fitted(model)
-    subgroup = model._moves()
+    subgroup = model._moves(stream)
     if subgroup.order == 1:
-        raise ValueError("The learned group is C1, which has no move to be told by features.")
+        raise ValueError("The group that features move by is C1, which has no move to be told by features.")
     images = taken_from(read_more(model, X, model.image_shape_), model.image_shape_)
     if len(images) < 2:
         raise ValueError(f"X holds {len(images)} image; give at least two, as each is compared with the others.")
-    own = model._features(images)
+    own = model._features(images, stream=stream)
     m = own.shape[1] // subgroup.order
     others = (own.sum(0) - own) / (len(own) - 1)
-    expected = np.stack([model.move_features(others, h)[:, m:] for h in subgroup.elements])
+    expected = np.stack([model.move_features(others, h, stream=stream)[:, m:] for h in subgroup.elements])
     found = []
     for place, h in enumerate(subgroup.elements):
-        moved = model._features(images, h)[:, m:]
+        moved = model._features(images, h, stream)[:, m:]
         near = np.stack([_cosine(moved, view) for view in expected]).round(6)
         rank = 1 + (near > near[place]).sum(0) + ((near == near[place]).sum(0) - 1) / 2
         found.append((1 / rank).mean())

@@ -16,9 +16,16 @@ __all__ = ["check_averaging", "initial_architecture", "training_settings"]
 
 
 def initial_architecture(
-    asked: Parameters, data: DataPart, group: PointGroup, *, n_outputs: int, n_samples: int, light: bool = False
+    asked: Parameters,
+    data: DataPart,
+    group: PointGroup,
+    *,
+    n_outputs: int,
+    n_samples: int,
+    least_fields: int = 1,
+    light: bool = False,
 ) -> Architecture:
-    """The architecture that parameters ask for, for these images."""
+    """The architecture that parameters ask for, for these images, where it is free with so many fields at least."""
     found = _shaped(asked, data, group, n_outputs=n_outputs, n_samples=n_samples, light=light)
     if isinstance(asked.architecture, Architecture):
         if asked.coordinates not in ("none", found.coordinates):
@@ -27,6 +34,8 @@ def initial_architecture(
                 "coordinates='none'."
             )
         return found
+    if asked.architecture == "auto" and asked.width is None:
+        found = replace(found, fields=tuple(max(n, least_fields) for n in found.fields))
     return replace(found, coordinates=asked.coordinates)
 
 
@@ -97,8 +106,8 @@ def check_averaging(asked: Parameters, search: Search, group: PointGroup) -> Non
     streamed = asked.architecture.streams if isinstance(asked.architecture, Architecture) else ()
     if symmetric and (streamed or isinstance(search, FixedStreams)):
         raise ValueError(
-            f"averaging={asked.averaging!r} or augment={asked.augment!r} trains an ordinary network in the end, in "
-            "which there are no streams. Set averaging='none' and augment='none'."
+            f"averaging={asked.averaging!r}, augment={asked.augment!r}: one of them trains an ordinary network in the "
+            "end, in which there are no streams. Set averaging='none' and augment='none'."
         )
     if search.keeps_network and symmetric:
         name = "averaging='always'" if asked.averaging == "always" else "augment='group'"

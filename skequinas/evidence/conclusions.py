@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import reduce
+from operator import and_
 
 from skequinas.evidence.verdict import (
     UNINFORMED,
@@ -49,6 +51,15 @@ class Conclusions:
     @property
     def _group(self) -> PointGroup:
         return PointGroup.from_name(self.search_group)
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """What each stream keeps by itself, whatever the others do; empty for networks without streams."""
+        layers = [constraint.split("/") for constraint in self.constraints.values()]
+        if len(layers[0]) < 2:
+            return ()
+        each = zip(*layers, strict=True)
+        return tuple(reduce(and_, (self._group.subgroup(name) for name in own)).name for own in each)
 
     @property
     def indistinct(self) -> tuple[str, ...]:
@@ -171,7 +182,8 @@ class Conclusions:
         """The line on what the data leave open."""
         if self.evidence is None:
             layers = ", ".join(f"{layer} {constraint}" for layer, constraint in self.constraints.items())
-            return f"Constraints: {layers}."
+            streams = f" Streams that keep a symmetry each: {', '.join(self.streams)}." if self.streams else ""
+            return f"Constraints: {layers}.{streams}"
         if self.search_group == "C1":
             return "Constraints: all layers C1."
         if not self.informed:

@@ -63,13 +63,15 @@ def relaxation_p_values(
     Parameters
     ----------
     network : EquivariantNetwork
-        Without mixed layers.
+        Without mixed layers and streams.
     data : DataPart
         Held-out images.
     subgroup : Subgroup
     rng : Generator
         Draws the signs.
     """
+    if any(len(layer.constraints) > 1 for layer in network.convolutions):
+        raise ValueError(f"network has layers with several subgroups ({network.architecture}). Pass one without.")
     n_batches = min(_BATCHES, data.n_units)
     signs = np.concatenate([np.ones((1, n_batches)), rng.choice([-1.0, 1.0], size=(_SIGNS, n_batches))])
     p_values = {}

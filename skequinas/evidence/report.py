@@ -31,7 +31,8 @@ class LearnedSymmetry(Conclusions):
         change under the elements of this group, but for those that the pixel grid cannot do exactly, such as turns by
         45 degrees; how much it does then stands in ``measured_change``.
     constraints : dict
-        From the name of each layer ("layer 1", ..., "head") to the name of its constraint.
+        From the name of each layer ("layer 1", ..., "head") to the name of its constraint: of several, joined by "+",
+        where it mixes them, and by "/" where it has streams.
     measured_change : dict
         From the name of each element of the search group to how much the output changes when the images are moved by
         it, relative to how much it varies between images: root mean square over up to 512 of the images given to

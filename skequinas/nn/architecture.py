@@ -41,8 +41,8 @@ class Architecture:
     fields, kernel_sizes, pools : tuple
         For each hidden layer: its fields, the odd side of its kernel, whether it pools.
     constraints : tuple of Subgroup, or of tuples of them
-        One for each hidden layer and, last, one for the head; a tuple of subgroups makes a mixed layer. Empty (the
-        default) stands for G everywhere, but for a free head. Names such as "C4" are understood too.
+        One for each hidden layer and, last, one for the head; a tuple of subgroups makes a mixed layer, or streams, see
+        ``mixing``. Empty (the default) stands for G everywhere, but for a free head. Names such as "C4" are understood.
     hidden : int, default=64
         Units of a dense layer between the head's constrained layer, whose outputs are invariant, and the outputs.
         With 0 the constrained layer gives the outputs itself.
@@ -187,6 +187,8 @@ class Architecture:
             )
         if min(self.fields) < max(n):
             raise ValueError(f"fields={self.fields} must be at least {max(n)}, one field for each stream.")
+        if self.averaged is not None:
+            raise ValueError(f"averaged={self.averaged} is for networks without streams. Leave it out.")
 
     def _checked_average(self, averaged: Constraint) -> Subgroup | None:
         """The subgroup to average over, or None where the constraints have it all."""

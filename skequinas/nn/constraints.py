@@ -1,4 +1,4 @@
-"""The constraint of a layer: a subgroup, or several that it mixes."""
+"""The constraint of a layer: a subgroup, or several that it mixes or has in streams."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from skequinas.groups import PointGroup, Subgroup
 __all__ = ["Constraint", "parse_constraint", "subgroups_of"]
 
 Constraint = Subgroup | tuple[Subgroup, ...]
-"""The constraint of one layer: a subgroup, or the subgroups that a mixed layer mixes."""
+"""The constraint of one layer: a subgroup, or those that a mixed layer mixes, or one for each stream."""
 
 
 def parse_constraint(group: PointGroup, constraint: Any) -> Constraint:
@@ -27,5 +27,5 @@ def parse_constraint(group: PointGroup, constraint: Any) -> Constraint:
 
 
 def subgroups_of(constraint: Constraint) -> tuple[Subgroup, ...]:
-    """Those that a layer mixes, or the one that it has."""
+    """Those that a layer mixes or has in streams, or the one that it has."""
     return constraint if isinstance(constraint, tuple) else (constraint,)

@@ -115,7 +115,10 @@ def _inherit_conv(conv: EquivariantConv2d, parent: EquivariantConv2d) -> None:
     elif isinstance(conv, GroupConv2d):
         conv.inherit(parent)
     else:
-        raise ValueError(f"A mixed layer {conv} cannot take over the weights of {parent}.")
+        raise ValueError(
+            f"A layer with several subgroups ({conv.extra_repr()}) cannot take over the weights of one that has "
+            f"{parent.extra_repr()}. Give it one subgroup, or those of the other."
+        )
 
 
 class EquivariantNetwork(nn.Module):

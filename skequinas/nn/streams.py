@@ -28,7 +28,7 @@ def fields_of_stream(stream: int, n_streams: int, n_fields: int, period: int | N
 class StreamedGroupConv2d(EquivariantConv2d):
     """Convolutions side by side, each constrained to a subgroup of its own, with fields of its own.
 
-    Field f in and field f out belong to stream f modulo the number of streams, and no stream sees another's fields. So
+    Fields are dealt out to the streams in turn, those that come in and those that go out, and none sees another's. So
     what each one computes keeps its own symmetry, whatever the others are. An image is given to all of them, and
     outputs that are no fields, those of a head, are the sums of all: there streams meet.
 
@@ -39,8 +39,8 @@ class StreamedGroupConv2d(EquivariantConv2d):
     in_fields, out_fields, kernel_size, regular_in, regular_out, bias, basis, generator
         As in `GroupConv2d`. Of fields there must be one for each stream at least.
     period : int, optional
-        After how many fields that come in the first stream has its turn again, as where several statistics of the same
-        fields follow each other. By default they are dealt out once.
+        Of a head, after how many fields that come in the first stream has its turn again, as where several statistics
+        of the same fields follow each other. By default they are dealt out once.
 
     References
     ----------
@@ -80,6 +80,12 @@ class StreamedGroupConv2d(EquivariantConv2d):
             raise ValueError(
                 f"in_fields={in_fields} and out_fields={out_fields} must be at least {n}, one field for each stream."
             )
+        if period is not None and (regular_out or period < n):
+            raise ValueError(
+                f"period={period} is for heads (regular_out=False), and at least {n}, one field for each stream."
+            )
+        if len({h.group for h in self.constraints}) > 1:
+            raise ValueError(f"constraints={self.constraints} must be subgroups of one group.")
 
         def places(number: int) -> Tensor:
             """Of the entries of a stream's kernel in the whole one, whose fields are flattened."""

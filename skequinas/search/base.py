@@ -273,6 +273,11 @@ class Search(TwoWays, BaseEstimator):
         number = None if parent is None else parent.proposal.number
         return Proposal(0, number, 0, architecture, epochs, training, 0)
 
+    @property
+    def least_fields(self) -> int:
+        """How many fields each layer needs."""
+        return 1
+
     def check_start(self, architecture: Architecture) -> None:
         """Raise an error if the search cannot begin with this architecture."""
         if architecture.averaged is not None:

@@ -294,6 +294,15 @@ class ConstraintRelaxation(NoSearch):
     def __init__(self, height: float = 0.1) -> None:
         self.height = height
 
+    def check_start(self, architecture: Architecture) -> None:
+        """Refuse layers with several subgroups, whose training is not relaxed."""
+        several = [c for c in architecture.constraints if isinstance(c, tuple)]
+        if several:
+            raise ValueError(
+                f"architecture has layers with several subgroups ({architecture}), and search='relaxation' relaxes "
+                "those with one. Use search='none'."
+            )
+
     def final_settings(self, training: TrainingSettings) -> TrainingSettings:
         """With the relaxation."""
         return replace(training, residuals=ResidualSettings(relaxation=self.height))

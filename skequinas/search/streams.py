@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Self
 
+from skequinas.groups import Subgroup
 from skequinas.nn.architecture import Architecture
+from skequinas.nn.constraints import parse_constraint, subgroups_of
 from skequinas.search.base import Search
 from skequinas.search.baselines import NoSearch
 
@@ -24,13 +26,14 @@ class FixedStreams(NoSearch):
     with "D4" and "C1", so that the network knows what D4 leaves alone and is free all the same. It serves where parts
     of what matters have different symmetries, as channels that are turned and channels that are mirrored.
 
-    Nothing is learned about the data: `symmetry_evidence` asks them.
+    A head without hidden units gets 64, as streams that met in the outputs alone could only be added up. Nothing is
+    learned about the data: `symmetry_evidence` asks them.
 
     Parameters
     ----------
-    streams : sequence of str or None, default=None
+    streams : sequence of str or Subgroup, default=None
         The subgroups of the search group, two at least; one may stand more than once, for a larger share. None is the
-        whole group and C1.
+        whole group and C1 (with ``group="C1"`` two streams without any constraint).
 
     References
     ----------
@@ -39,18 +42,29 @@ class FixedStreams(NoSearch):
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {"streams": ["array-like", None]}
 
-    def __init__(self, streams: Sequence[str] | None = None) -> None:
+    def __init__(self, streams: Sequence[str | Subgroup] | None = None) -> None:
         self.streams = streams
 
+    @property
+    def least_fields(self) -> int:
+        """How many fields each layer needs: one for each stream."""
+        return 2 if self.streams is None else len(self.streams)
+
     def check_start(self, architecture: Architecture) -> None:
-        """Refuse an architecture with constraints of its own, and a head that sees no streams."""
+        """Refuse an architecture with constraints or streams of its own, and a head that is free."""
         plain = architecture.with_constraints(()) if architecture.streams else architecture
         Search.check_start(self, plain)
-        refused = plain.head == "free" or set(plain.chain) != {plain.group.whole}
-        if refused or (architecture.streams and self._in_streams(plain) != architecture):
+        if plain.head == "free":
+            raise ValueError("architecture has head='free', and streams meet in a constrained one. Set that.")
+        if set(plain.chain) != {plain.group.whole}:
             raise ValueError(
-                f"architecture has the constraints {architecture} (head={architecture.head!r}), but search='streams' "
-                "sets them. Leave them out, or use search='none'."
+                f"architecture has the constraints {architecture}, but search='streams' sets them. Leave them out, or "
+                "use search='none'."
+            )
+        if architecture.streams and self._in_streams(plain) != architecture:
+            raise ValueError(
+                f"architecture has streams ({architecture}, hidden={architecture.hidden}), but search='streams' makes "
+                f"its own ({self._in_streams(plain)}, hidden={architecture.hidden or _HIDDEN}). Use search='none'."
             )
 
     def start(self, architecture: Architecture, *args: Any, **options: Any) -> Self:
@@ -62,21 +76,23 @@ class FixedStreams(NoSearch):
     def _in_streams(self, architecture: Architecture) -> Architecture:
         """The same shape in streams, with a head in which they can meet."""
         group = architecture.group
-        names = (group.name, "C1") if self.streams is None else tuple(self.streams)
-        if len(names) < 2:
+        given = (group.whole, group.trivial) if self.streams is None else tuple(self.streams)
+        if len(given) < 2:
             raise ValueError(f"streams={self.streams!r} must name two subgroups at least. For one, set search='none'.")
         try:
-            constraint = tuple(group.subgroup(name) for name in names)
-        except ValueError as error:
+            streams = parse_constraint(group, given)
+        except (TypeError, ValueError) as error:
             raise ValueError(f"streams={self.streams!r}: {error}") from None
-        if min(architecture.fields) < len(names):
+        if not all(isinstance(h, Subgroup) for h in subgroups_of(streams)):
+            raise ValueError(f"streams={self.streams!r} must hold one subgroup for each stream.")
+        if min(architecture.fields) < len(given):
             raise ValueError(
-                f"streams={self.streams!r} need a field each, and the network has fields={architecture.fields}. Give "
-                "it more by `width`, or take fewer streams."
+                f"streams={', '.join(map(str, given))} need a field each, and the network has "
+                f"fields={architecture.fields}. Give it more by `width`, or take fewer streams."
             )
         return replace(
             architecture,
-            constraints=(constraint,) * architecture.n_layers,
+            constraints=(streams,) * architecture.n_layers,
             mixing="streams",
             hidden=architecture.hidden or _HIDDEN,
         )

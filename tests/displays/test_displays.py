@@ -7,6 +7,7 @@ import itertools
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -564,6 +565,14 @@ def test_without_a_search_there_are_constraints_but_no_candidates(classifier: Eq
     )
     with pytest.raises(ValueError, match="no candidate to draw"):
         SearchDisplay.from_estimator(classifier)
+
+
+def test_every_stream_has_its_frame(classifier: EquivariantNASClassifier) -> None:
+    model = copy.copy(classifier)
+    names = dict.fromkeys(classifier.learned_symmetry_.constraints, "D4/C1")
+    model.learned_symmetry_ = replace(classifier.learned_symmetry_, constraints=names)
+    display = SymmetryDisplay.from_estimator(model, kind="layers")
+    assert framed(display) == {(layer, name) for layer in names for name in ("D4", "C1")}
 
 
 def test_an_estimator_must_be_fitted() -> None:

@@ -192,12 +192,23 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return found
 
 
-@pytest.mark.exhaustive
-@settings(max_examples=500, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_whatever_is_changed_a_file_is_refused_or_loads_a_sound_model(
     saved: dict[str, Path], data: st.DataObject, tmp_path: Path
 ) -> None:
+    check_changed(saved, data, tmp_path)
+
+
+@pytest.mark.exhaustive
+@settings(max_examples=500, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_so_it_is_for_many_changes(saved: dict[str, Path], data: st.DataObject, tmp_path: Path) -> None:
+    check_changed(saved, data, tmp_path)
+
+
+def check_changed(saved: dict[str, Path], data: st.DataObject, tmp_path: Path) -> None:
+    """A file that is changed in a place or two is refused, or loads a sound model."""
     state, tensors = content(saved[data.draw(st.sampled_from(sorted(saved)))])
     for _ in range(data.draw(st.integers(1, 2))):
         *keys, last = data.draw(st.sampled_from(places(state)))

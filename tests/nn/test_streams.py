@@ -181,6 +181,8 @@ def test_the_ordinary_network_takes_the_weights() -> None:
     free = inherit(made, made.architecture.unconstrained())
     assert not free.architecture.streams
     torch.testing.assert_close(free(IMAGES), made(IMAGES), rtol=0, atol=1e-12)
+    with pytest.raises(ValueError, match="cannot take over"):
+        inherit(free, made.architecture)
 
 
 def test_muon_turns_the_kernels_of_every_stream() -> None:
@@ -197,6 +199,14 @@ def test_a_layer_needs_as_many_streams_as_the_others() -> None:
         architecture((), constraints=(("D4", "C1"),) * 4 + ("C1",), head="free")
     with pytest.raises(ValueError, match=r"fields=\(3, 3, 4, 5\) must be at least 4"):
         architecture(("D4", "C4", "C2", "C1"))
+    with pytest.raises(ValueError, match="averaged=D4 is for networks without streams"):
+        architecture(("D4", "C1"), averaged="D4")
+    with pytest.raises(ValueError, match="period=3 is for heads"):
+        StreamedGroupConv2d([D4.whole, D4.trivial], 6, 4, 3, period=3)
+    with pytest.raises(ValueError, match="period=1 is for heads .* at least 2"):
+        StreamedGroupConv2d([D4.whole, D4.trivial], 6, 4, 1, regular_out=False, period=1)
+    with pytest.raises(ValueError, match="subgroups of one group"):
+        StreamedGroupConv2d([D4.whole, PointGroup.from_name("C4").whole], 4, 4, 3)
     with pytest.raises(ValueError, match="in_fields=1"):
         StreamedGroupConv2d([D4.whole, D4.trivial], 1, 4, 3)
     assert not replace(architecture(("D4", "C1")), constraints=()).streams

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pickle
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from sklearn.datasets import load_digits
 
 from skequinas import (
@@ -18,13 +20,16 @@ from skequinas import (
     FixedStreams,
     feature_invariance,
     load,
+    move_retrieval,
     save,
 )
 from skequinas.groups import PointGroup
+from skequinas.nn import transform_images
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 D4 = PointGroup.from_name("D4")
+FREE = Architecture(D4, 8, 1, 3, (2,), (3,), (False,), head="free")
 CONSTRAINED = Architecture(D4, 8, 1, 3, (2,), (3,), (False,), ("C4", "C4"))
 X, y = (values[:150] for values in load_digits(n_class=3, return_X_y=True))
 IMAGES = X.reshape(-1, 8, 8)
@@ -68,19 +73,69 @@ def test_streams_share_all_features() -> None:
 
 
 def test_only_streams_that_there_are_have_features() -> None:
-    with pytest.raises(ValueError, match="stream=2, but the network has 2, from 0 on"):
-        fitted().features(X, stream=2)
+    for stream in (2, -1, True, "0"):
+        with pytest.raises(ValueError, match=f"stream={stream!r}, but the network has 2 streams: give 0 to 1"):
+            fitted().features(X, stream=stream)  # type: ignore[arg-type]
     other = EquivariantNASClassifier("D4", "none", **SETTINGS).fit(X, y)
-    with pytest.raises(ValueError, match="stream=0, but the network has no streams"):
+    with pytest.raises(ValueError, match="stream=0, but the network has none"):
         other.features(X, stream=0)
 
 
 def test_a_model_is_the_same_in_a_file_and_in_plain_layers(tmp_path: Path) -> None:
     model = fitted("C4", "D1(90)")
+    own, features = model.predict_proba(X), model.features(X, stream=1)
+    with torch.inference_mode():
+        plain = model.to_torch()(torch.from_numpy(IMAGES[:, None])).numpy()
+    np.testing.assert_allclose(plain, own, atol=1e-5)
     save(model, tmp_path / "model.safetensors")
     for again in (load(tmp_path / "model.safetensors"), pickle.loads(pickle.dumps(model))):
-        np.testing.assert_array_equal(again.predict_proba(X), model.predict_proba(X))
+        np.testing.assert_array_equal(again.predict_proba(X), own)
+        np.testing.assert_array_equal(again.features(X, stream=1), features)
         assert again.architecture_ == model.architecture_
+
+
+@pytest.mark.parametrize("stream", [0, 1])
+def test_equivariant_features_of_a_stream_move_by_its_own_group(stream: int) -> None:
+    model = fitted("C4", "D1(90)")
+    own, subgroup = model.features(X, stream=stream), model.architecture_.streams[stream]
+    assert own.shape[1] == len(model.get_feature_names_out(stream=stream))
+    for g in subgroup.elements:
+        moved = transform_images(torch.from_numpy(IMAGES.copy()), D4, g).numpy()
+        expected = model.move_features(own, g, stream=stream)
+        np.testing.assert_allclose(model.features(moved, stream=stream), expected, atol=1e-4)
+    assert move_retrieval(model, X, stream=stream) > np.mean(1 / np.arange(1, subgroup.order + 1))  # by chance
+    other = next(g for g in D4.elements if g not in subgroup)
+    with pytest.raises(ValueError, match=f"element={other} is none of {re.escape(subgroup.name)}"):
+        model.move_features(own, other, stream=stream)
+
+
+def test_the_report_tells_what_each_stream_keeps() -> None:
+    told = fitted().learned_symmetry_
+    assert told.streams == ("D4", "C1")
+    assert "Streams that keep a symmetry each: D4, C1." in str(told)
+    assert EquivariantNASClassifier("D4", "none", **SETTINGS).fit(X, y).learned_symmetry_.streams == ()
+
+
+def test_streams_may_be_subgroups() -> None:
+    search = FixedStreams((D4.subgroup("C4"), D4.subgroup("D1(90)")))
+    model = EquivariantNASClassifier("D4", search, **SETTINGS).fit(X, y)
+    np.testing.assert_array_equal(model.predict_proba(X), fitted("C4", "D1(90)").predict_proba(X))
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")  # so little time does not suffice
+@pytest.mark.parametrize("search", [FixedStreams(("D4", "C4", "C1")), "random_constraints"], ids=["streams", "random"])
+def test_a_fit_with_a_budget_can_be_done_again_with_the_lighter_network(search: Any) -> None:
+    images = np.kron(IMAGES, np.ones((3, 3)))
+    settings: dict[str, Any] = {"group": "D4", "search": search, "random_state": 0}
+    model = EquivariantNASClassifier(time_budget=0.5, **settings).fit(images, y)
+    assert model.budget_record_["plan"]["is_light"]
+    again = EquivariantNASClassifier(time_budget=model.budget_record_, **settings).fit(images, y)
+    assert again.architecture_ == model.architecture_
+    np.testing.assert_array_equal(again.predict_proba(images), model.predict_proba(images))
+
+
+def test_half_precision_is_taken() -> None:
+    assert fitted(precision="bfloat16", max_epochs=8, batch_size=15).score(X, y) > 0.9
 
 
 @pytest.mark.parametrize("size", [8, 24])
@@ -103,7 +158,10 @@ def test_another_fit_goes_on() -> None:
     [
         (("D4",), {}, r"streams=\('D4',\) must name two"),
         (("D4", "C8"), {}, r"streams=\('D4', 'C8'\).*C8"),
-        (("D4",) * 9, {}, "Give it more by `width`"),
+        (("D4",) * 9, {}, "D4, D4.* need a field each.*Give it more by `width`"),
+        ((("D4", "C1"), "C1"), {}, "one subgroup for each stream"),
+        ((3, 4), {}, r"streams=\(3, 4\)"),
+        (None, {"architecture": FREE, "width": None}, "head='free'"),
         (None, {"averaging": "always"}, "no streams"),
         (None, {"augment": "group"}, "no streams"),
         (None, {"coordinates": "frame"}, "coordinates='frame'"),
@@ -122,7 +180,9 @@ def test_an_architecture_with_streams_is_taken_as_it_is_and_not_searched() -> No
     assert model.architecture_ == own
     with pytest.raises(ValueError, match="architecture has streams"):
         EquivariantNASClassifier("D4", "evolutionary", **settings).fit(X, y)
-    with pytest.raises(ValueError, match="D4/C1.*search='streams' sets them"):
+    with pytest.raises(ValueError, match="D4/C1.*search='streams' makes its own .*D4/C4"):
         EquivariantNASClassifier("D4", FixedStreams(("D4", "C4")), **settings).fit(X, y)
     with pytest.raises(ValueError, match="no streams"):
         EquivariantNASClassifier("D4", "none", averaging="always", **settings).fit(X, y)
+    with pytest.raises(ValueError, match="search='relaxation' relaxes those with one"):
+        EquivariantNASClassifier("D4", "relaxation", **settings).fit(X, y)
