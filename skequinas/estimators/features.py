@@ -146,10 +146,10 @@ class FeaturesMixin(TransformerMixin):
         ndarray of shape (n, n_features)
         """
         check_is_fitted(self)
-        subgroup = self._moves(stream)
+        subgroup, whose = self._moves(stream), "learned" if stream is None else "stream's"
         if element not in subgroup:
             raise ValueError(
-                f"element={element} is none of {subgroup.name}, the group that features move by, whose elements are "
+                f"element={element} is none of the {whose} group {subgroup.name}, whose elements are "
                 f"{', '.join(map(str, subgroup.elements))}: features do not move by it."
             )
         given = np.asarray(features, dtype=np.float64)
@@ -271,7 +271,7 @@ def move_retrieval(model: FeaturesMixin, X: ArrayLike, *, stream: int | None = N
     check_is_fitted(model)
     subgroup = model._moves(stream)
     if subgroup.order == 1:
-        raise ValueError("The group that features move by is C1, which has no move to be told by features.")
+        raise ValueError("The learned group is C1 (or that of the stream), which has no move to be told by features.")
     images = taken_from(read_more(model, X, model.image_shape_), model.image_shape_)
     if len(images) < 2:
         raise ValueError(f"X holds {len(images)} image; give at least two, as each is compared with the others.")
