@@ -25,7 +25,7 @@ def initial_architecture(
     least_fields: int = 1,
     light: bool = False,
 ) -> Architecture:
-    """The architecture that parameters ask for, for these images, where it is free with so many fields at least."""
+    """The architecture that parameters ask for, for these images; "auto" has so many fields in each layer at least."""
     found = _shaped(asked, data, group, n_outputs=n_outputs, n_samples=n_samples, light=light)
     if isinstance(asked.architecture, Architecture):
         if asked.coordinates not in ("none", found.coordinates):
@@ -34,7 +34,7 @@ def initial_architecture(
                 "coordinates='none'."
             )
         return found
-    if asked.architecture == "auto" and asked.width is None:
+    if asked.architecture == "auto":
         found = replace(found, fields=tuple(max(n, least_fields) for n in found.fields))
     return replace(found, coordinates=asked.coordinates)
 

@@ -88,7 +88,7 @@ class FixedStreams(NoSearch):
         if min(architecture.fields) < len(given):
             raise ValueError(
                 f"streams={', '.join(map(str, given))} need a field each, and the network has "
-                f"fields={architecture.fields}. Give it more by `width`, or take fewer streams."
+                f"fields={architecture.fields}. Give it more fields, or take fewer streams."
             )
         return replace(
             architecture,

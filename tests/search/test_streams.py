@@ -134,6 +134,10 @@ def test_a_fit_with_a_budget_can_be_done_again_with_the_lighter_network(search: 
     np.testing.assert_array_equal(again.predict_proba(images), model.predict_proba(images))
 
 
+def test_a_narrow_network_has_a_field_for_each_stream() -> None:
+    assert set(fitted(width=8).architecture_.fields) == {2}
+
+
 def test_half_precision_is_taken() -> None:
     assert fitted(precision="bfloat16", max_epochs=8, batch_size=15).score(X, y) > 0.9
 
@@ -158,7 +162,7 @@ def test_another_fit_goes_on() -> None:
     [
         (("D4",), {}, r"streams=\('D4',\) must name two"),
         (("D4", "C8"), {}, r"streams=\('D4', 'C8'\).*C8"),
-        (("D4",) * 9, {}, "D4, D4.* need a field each.*Give it more by `width`"),
+        (("D4",) * 9, {"architecture": "plain", "width": None}, "D4, D4.* need a field each.*Give it more fields"),
         ((("D4", "C1"), "C1"), {}, "one subgroup for each stream"),
         ((3, 4), {}, r"streams=\(3, 4\)"),
         (None, {"architecture": FREE, "width": None}, "head='free'"),
