@@ -118,7 +118,8 @@ class SymmetryGain:
         for way, errors in self.errors.items():
             a, b, spread = self.power_law(way)
             means = ", ".join(f"{e:.3g}" for e in errors.mean(1))
-            lines.append(f"{way}: errors {means}; about {a:.2g} n^-{b:.2f} (+- {spread:.2f})")
+            doubt = "" if math.isnan(spread) else f" (+- {spread:.2f})"  # one repeat tells of none
+            lines.append(f"{way}: errors {means}; about {a:.2g} n^-{b:.2f}{doubt}")
         sizes = ", ".join(f"{n:,}" for n in self.n_images)
         return "\n".join([f"n = {sizes}", *lines])
 

@@ -105,6 +105,7 @@ def test_a_learned_symmetry_that_holds_saves_images() -> None:
     assert list(gain.errors) == WAYS
     assert (gain.errors["C4"].mean(1) < gain.errors["C1"].mean(1)).all()
     assert gain.saved("C1") > 1.5
+    assert "nan" not in str(gain)  # one repeat tells of no spread
     assert (gain.seconds["C4"] > 0).all()
 
 
