@@ -184,7 +184,7 @@ class Planned(ABC):
             self.shrink_to_budget(lighter)
         n_validation = None if self.validation is None else self.validation.n_units
         return BudgetPlan(
-            lighter is not None and self._is_light,
+            self._is_light,
             self.training.batch_size,
             self.search.averaging_,
             self.epochs,
@@ -204,7 +204,7 @@ class Planned(ABC):
     def follow(self, plan: BudgetPlan, lighter: Architecture | None) -> None:
         """Plan as it was done before."""
         self._take(replace(self.training, batch_size=plan.batch_size))
-        self._is_light = plan.is_light and lighter is not None
+        self._is_light = plan.is_light
         if plan.is_light and lighter is not None:
             self.search.start(lighter, self.epochs, self.training, self.seed, by_curve=self.search.by_curve_)
         self.search.averaging_, self.search.mixed_cost_ = plan.averaging, plan.mixed_cost

@@ -135,7 +135,7 @@ class FeaturesMixin(TransformerMixin):
         Parameters
         ----------
         features : array-like of shape (n, n_features)
-            All that `transform` returned.
+            All that `transform` returned, or `features` of the stream.
         element : int
             Its number in the search group, ``architecture_.group``.
         stream : int, optional

@@ -180,15 +180,17 @@ class Architecture:
 
     def _check_streams(self) -> None:
         n = {len(c) if isinstance(c, tuple) else 1 for c in self.constraints}
-        if len(n) > 1 or self.head == "free":
+        if len(n) > 1 or max(n) < 2 or self.head == "free":
             raise ValueError(
-                f"mixing='streams' needs as many subgroups in every layer, the head included, and the constraints are "
-                f"{self} (head={self.head!r})."
+                f"mixing='streams' needs as many subgroups, two at least, in every layer, the head included, and the "
+                f"constraints are {self} (head={self.head!r})."
             )
         if min(self.fields) < max(n):
             raise ValueError(f"fields={self.fields} must be at least {max(n)}, one field for each stream.")
         if self.averaged is not None:
             raise ValueError(f"averaged={self.averaged} is for networks without streams. Leave it out.")
+        if self.coordinates == "frame":
+            raise ValueError("coordinates='frame' leaves no stream a symmetry. Set coordinates='radius' or 'none'.")
 
     def _checked_average(self, averaged: Constraint) -> Subgroup | None:
         """The subgroup to average over, or None where the constraints have it all."""
@@ -247,8 +249,6 @@ class Architecture:
         """For each stream the subgroup to which its own features are invariant; empty without streams."""
         if self.mixing != "streams":
             return ()
-        if self.coordinates == "frame":
-            return (self.group.trivial,) * len(subgroups_of(self.constraints[0]))
         return tuple(reduce(and_, own) for own in zip(*map(subgroups_of, self.constraints), strict=True))
 
     @cached_property

@@ -309,13 +309,12 @@ class GroupConv2d(OrbitConv2d):
 
         read(self.weights, parent.coefficients())
         bias = parent.bias_coefficients()
-        for parameter in (None if self.biases is None else self.biases.weight, self.output_bias):
-            if parameter is not None and bias is None:
-                nn.init.zeros_(parameter)
-        if bias is not None and self.biases is not None:
+        if self.biases is not None and bias is not None:
             read(self.biases, bias)
-        elif bias is not None and self.output_bias is not None:
-            self.output_bias.copy_(bias[0, :, 0])
+        elif self.biases is not None:
+            nn.init.zeros_(self.biases.weight)
+        elif self.output_bias is not None:
+            self.output_bias.copy_(torch.zeros(()) if bias is None else bias[0, :, 0])
 
 
 class MixedGroupConv2d(OrbitConv2d):

@@ -127,9 +127,9 @@ class StreamedGroupConv2d(EquivariantConv2d):
 
     def bias_coefficients(self) -> Tensor | None:
         """The bias as a kernel from a trivial input: (n_coefficients, out fields, 1), or None."""
-        rows = [part for part in (stream.bias_coefficients() for stream in self.each) if part is not None]
         if self.bias_places is None:
             return None
+        rows = [part for part in (stream.bias_coefficients() for stream in self.each) if part is not None]
         return _placed(torch.cat(rows, 1).squeeze(2), self.bias_places, self.out_fields)[:, :, None]
 
     def forward(self, x: Tensor) -> Tensor:

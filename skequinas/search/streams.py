@@ -48,6 +48,7 @@ class FixedStreams(NoSearch):
     @property
     def least_fields(self) -> int:
         """How many fields each layer needs: one for each stream."""
+        self._validate_params()  # it is asked before the search begins
         return 2 if self.streams is None else len(self.streams)
 
     def check_start(self, architecture: Architecture) -> None:
@@ -61,10 +62,11 @@ class FixedStreams(NoSearch):
                 f"architecture has the constraints {architecture}, but search='streams' sets them. Leave them out, or "
                 "use search='none'."
             )
-        if architecture.streams and self._in_streams(plain) != architecture:
+        own = self._in_streams(plain)
+        if architecture.streams and own != architecture:
             raise ValueError(
                 f"architecture has streams ({architecture}, hidden={architecture.hidden}), but search='streams' makes "
-                f"its own ({self._in_streams(plain)}, hidden={architecture.hidden or _HIDDEN}). Use search='none'."
+                f"its own ({own}, hidden={own.hidden}). Use search='none'."
             )
 
     def start(self, architecture: Architecture, *args: Any, **options: Any) -> Self:

@@ -193,8 +193,10 @@ def test_muon_turns_the_kernels_of_every_stream() -> None:
 
 
 def test_a_layer_needs_as_many_streams_as_the_others() -> None:
-    with pytest.raises(ValueError, match=r"as many subgroups in every layer.*D4/C1"):
+    with pytest.raises(ValueError, match=r"as many subgroups, two at least, in every layer.*D4/C1"):
         architecture((), constraints=(("D4", "C1"),) * 4 + ("D4",))
+    with pytest.raises(ValueError, match="two at least"):
+        architecture(("D4",))
     with pytest.raises(ValueError, match="head='free'"):
         architecture((), constraints=(("D4", "C1"),) * 4 + ("C1",), head="free")
     with pytest.raises(ValueError, match=r"fields=\(3, 3, 4, 5\) must be at least 4"):
@@ -213,4 +215,6 @@ def test_a_layer_needs_as_many_streams_as_the_others() -> None:
 
 
 def test_a_frame_leaves_no_stream_a_symmetry() -> None:
-    assert {h.name for h in architecture(("D4", "C4"), coordinates="frame").streams} == {"C1"}
+    with pytest.raises(ValueError, match="coordinates='frame' leaves no stream a symmetry"):
+        architecture(("D4", "C4"), coordinates="frame")
+    assert [h.name for h in architecture(("D4", "C4"), coordinates="radius").streams] == ["D4", "C4"]

@@ -164,6 +164,7 @@ def test_another_fit_goes_on() -> None:
         (("D4", "C8"), {}, r"streams=\('D4', 'C8'\).*C8"),
         (("D4",) * 9, {"architecture": "plain", "width": None}, "D4, D4.* need a field each.*Give it more fields"),
         ((("D4", "C1"), "C1"), {}, "one subgroup for each stream"),
+        (5, {}, "The 'streams' parameter"),
         ((3, 4), {}, r"streams=\(3, 4\)"),
         (None, {"architecture": FREE, "width": None}, "head='free'"),
         (None, {"averaging": "always"}, "no streams"),
