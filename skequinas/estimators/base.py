@@ -308,7 +308,7 @@ class BaseEquivariantNAS(AskedMixin, FeaturesMixin, ExportMixin, CallbackSupport
             preprocessing, plain = copy.deepcopy(preprocessing).to(device), copy.deepcopy(plain).to(device)
         several = kept_memory() if len(images) > EVALUATION_BATCH else nullcontext()
         with worker_threads(), several, full_precision(), no_autocast(), torch.inference_mode():
-            respond = alone_or_not(plain, fast)
+            respond = alone_or_not(plain, fast, reduced=self.precision == "bfloat16")
             parts = [self._respond(respond(preprocessing(x.to(device)))) for x in images.split(EVALUATION_BATCH)]
             outputs: NDArray[np.float64] = torch.cat(parts).double().cpu().numpy()
         if not np.isfinite(outputs).all():

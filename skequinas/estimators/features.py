@@ -22,6 +22,7 @@ from skequinas.groups import Subgroup, irrep_coordinates, irrep_names, move_coor
 from skequinas.io.preprocessing import Preprocessing
 from skequinas.io.stored import StoredImages, taken_from
 from skequinas.nn import EquivariantNetwork, transform_images
+from skequinas.nn.networks import RestingNetwork
 from skequinas.nn.architecture import Architecture
 from skequinas.nn.streams import fields_of_stream
 from skequinas.runtime.process import full_precision, no_autocast, worker_threads
@@ -103,10 +104,11 @@ class FeaturesMixin(TransformerMixin):
         if device.type != "cpu":
             preprocessing, network = copy.deepcopy(preprocessing).to(device), copy.deepcopy(network).to(device)
         with worker_threads(), full_precision(), no_autocast(), torch.inference_mode():
+            resting = network.at_rest()
             for batch in images.split(EVALUATION_BATCH):
                 several = batch if len(batch) > 1 else torch.cat([batch, batch])  # one alone is rounded otherwise
                 inputs = preprocessing(transform_images(several.to(device), self.architecture_.group, move))
-                found.append(self._functions(network, inputs, stream)[: len(batch)].cpu().numpy())
+                found.append(self._functions(resting, inputs, stream)[: len(batch)].cpu().numpy())
         return irrep_coordinates(np.concatenate(found).astype(np.float64), self._moves(stream))
 
     def get_feature_names_out(self, input_features: Any = None, *, stream: int | None = None) -> NDArray[np.object_]:
@@ -184,7 +186,9 @@ class FeaturesMixin(TransformerMixin):
     def _prediction_device(self) -> torch.device:
         raise NotImplementedError
 
-    def _functions(self, network: EquivariantNetwork, inputs: torch.Tensor, stream: int | None) -> torch.Tensor:
+    def _functions(
+        self, network: EquivariantNetwork | RestingNetwork, inputs: torch.Tensor, stream: int | None
+    ) -> torch.Tensor:
         """Of every image the functions on the group that its features are, (n, m, order)."""
         subgroup, architecture = self._moves(stream), self.architecture_
         group = architecture.group

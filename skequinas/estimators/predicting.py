@@ -13,7 +13,9 @@ from skequinas.nn.networks import EquivariantNetwork
 __all__ = ["alone_or_not", "versions"]
 
 
-def alone_or_not(plain: nn.Sequential, network: EquivariantNetwork | None = None) -> Callable[[Tensor], Tensor]:
+def alone_or_not(
+    plain: nn.Sequential, network: EquivariantNetwork | None = None, *, reduced: bool = False
+) -> Callable[[Tensor], Tensor]:
     """A plain network whose outputs for an image are the same whatever images stand beside it.
 
     torch convolves a single image by another algorithm than two or more, and how it multiplies by a dense layer depends
@@ -25,13 +27,15 @@ def alone_or_not(plain: nn.Sequential, network: EquivariantNetwork | None = None
     plain : Sequential
     network : EquivariantNetwork, optional
         Of the same function. What comes before the dense layers is done by it where compiled kernels make that faster.
+    reduced : bool
+        Whether these may round what they multiply to bfloat16.
     """
     layers = list(plain.children())
     at = next((i for i, layer in enumerate(layers) if isinstance(layer, nn.Linear)), len(layers))
     features: Callable[[Tensor], Tensor] = nn.Sequential(*layers[:at])
     head = copy.deepcopy(nn.Sequential(*layers[at:])).double()
     if network is not None and network.is_fused and at < len(layers) and network.architecture.averaged is None:
-        features = network.features
+        features = network.at_rest(reduced=reduced).features
 
     def respond(images: Tensor) -> Tensor:
         found = features(images if len(images) > 1 else torch.cat([images, images]))

@@ -1,8 +1,8 @@
 r"""Convolutions constrained to a subgroup, and the mixed convolutions of a differentiable search.
 
-One convolution serves for all places of a network. The *lifting* layer takes an image (a trivial type) to fields over
-the group, a hidden layer takes fields to fields, and the *head* takes the spatial mean of the fields (a
-1x1 map) to the outputs (a trivial type): a dense layer whose weights are shared over the orbits of its subgroup.
+One convolution serves everywhere. The *lifting* layer takes an image (a trivial type) to fields over the group, a hidden
+layer takes fields to fields, and the *head* takes the spatial mean of the fields (a 1x1 map) to the outputs (a trivial
+type): a dense layer whose weights are shared over the orbits of its subgroup.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from skequinas.groups import Subgroup
 from skequinas.nn.filters import KernelSpace, OrbitTables, expand, kernel_space, mix, orbit_tables
 from skequinas.nn.kernels import mixing
 from skequinas.nn.kernels.fused import FusedConvolution, fused_convolution
+from skequinas.nn.kernels.resting import KernelPart, dense_part
 from skequinas.runtime.compiled import compiled
 
 __all__ = ["EquivariantConv2d", "GroupConv2d", "MixedGroupConv2d", "OrbitConv2d"]
@@ -232,6 +233,10 @@ class OrbitConv2d(EquivariantConv2d):
             return self._fused(x, self._fused_weights(self._fused))
         return super().without_offset(x)
 
+    def part(self) -> KernelPart:
+        """What compiled kernels are told of it at rest."""
+        return dense_part(self.kernel()) if self._fused is None else self._fused.part(self._fused_weights(self._fused))
+
     def _fused_weights(self, fused: FusedConvolution) -> Tensor:
         """What the compiled convolution is given: pixels, where free weights are something else."""
         if not fused.sampled:
@@ -295,10 +300,8 @@ class GroupConv2d(OrbitConv2d):
         Where H is contained in the constraint of the parent this is the equivariance relaxation morphism. Otherwise
         the parent's kernel is projected.
         """
-        shape, own = (
-            (c.constraints[0].group, c.in_fields, c.out_fields, c.kernel_size, c.regular_in, c.regular_out, c.basis)
-            for c in (parent, self)
-        )
+        of_all = "in_fields", "out_fields", "kernel_size", "regular_in", "regular_out", "basis"
+        shape, own = ((c.constraints[0].group, *(getattr(c, name) for name in of_all)) for c in (parent, self))
         if shape != own:
             raise ValueError(f"{self} cannot take over the weights of {parent}: different groups or another shape.")
         relaxes = len(parent.constraints) == 1 and self.constraint <= parent.constraints[0]

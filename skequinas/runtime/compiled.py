@@ -20,7 +20,7 @@ _logger = logging.getLogger(__name__)
 SWITCH = "SKEQUINAS_FUSED"
 """The environment variable that switches compiled kernels off, by the value 0, or names the only ones to use."""
 
-_LAYOUT = 7
+_LAYOUT = 8
 """What both sides know of the jobs that are passed; the same as in ``threads.h``."""
 
 _FOLDER = Path(__file__).parents[1] / "nn" / "kernels"

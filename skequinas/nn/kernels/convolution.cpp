@@ -3,25 +3,19 @@
 //
 // Images lie in the lanes of vectors: LANES images are worked on at once, so that no loop depends on the number of
 // channels or on the width of a map. A UNIT is a few such batches of whole small maps, or a band of rows of large ones:
-//   fill      copies it, with its zero border, to a scratch [channel][row][column][lane];
-//   gather    reads the orbits of a few positions for every tap, and transforms each;
-//   multiply  them by the blocks of the kernel, one for each representation of H;
-//   restore   transforms back, and writes.
+// it is copied, with its zero border, to a scratch [channel][row][column][lane], and convolved by tiles of a few positions.
 // A job may be `reduced`: what is multiplied is rounded to bfloat16, after the transforms, and taken in pairs. Maps,
 // transforms and sums stay as they are.
 // Results depend neither on the number of threads nor on which thread does what.
 
+#include "orbits.h"
 #include "threads.h"
-#include "vectors.h"
 
 #include <algorithm>
 #include <cstring>
 
 #ifndef SIDE
 #define SIDE (LANES == 16 ? 4 : 3) // columns of sums of products that registers hold, of four rows
-#endif
-#ifndef TILE
-#define TILE 6 // positions whose orbits are transformed at once; a multiple of COLUMNS
 #endif
 #ifndef CHUNK
 #define CHUNK 64 // positions over which the gradient of weights is summed before lanes are added up
@@ -35,84 +29,6 @@
 #endif
 
 namespace {
-
-// ---- Fourier transforms of orbits. The elements of H come as the rotations by increasing angle, then each of these
-// after one mirror. `pairs` are the representations of dimension 2, as `rows` rows of two entries each.
-
-struct Two { // C2, D1
-    static constexpr int order = 2, signs = 2, rows = 0;
-    static inline void forward(const V *z, V *o) {
-        o[0] = z[0] + z[1];
-        o[1] = z[0] - z[1];
-    }
-    static inline void inverse(const V *y, V *o) { forward(y, o); }
-};
-
-struct Four { // D2
-    static constexpr int order = 4, signs = 4, rows = 0;
-    static inline void forward(const V *z, V *o) {
-        V a = z[0] + z[1], b = z[0] - z[1], c = z[2] + z[3], d = z[2] - z[3];
-        o[0] = a + c;
-        o[1] = a - c;
-        o[2] = b + d;
-        o[3] = b - d;
-    }
-    static inline void inverse(const V *y, V *o) {
-        V a = y[0] + y[1], b = y[2] + y[3], c = y[0] - y[1], d = y[2] - y[3];
-        o[0] = a + b;
-        o[1] = a - b;
-        o[2] = c + d;
-        o[3] = c - d;
-    }
-};
-
-struct Turns { // C4: the pair is one of a complex number, and has one row
-    static constexpr int order = 4, signs = 2, rows = 1;
-    static inline void forward(const V *z, V *o) {
-        V a = z[0] + z[2], b = z[1] + z[3];
-        o[0] = a + b;
-        o[1] = a - b;
-        o[2] = z[0] - z[2];
-        o[3] = z[3] - z[1];
-    }
-    static inline void inverse(const V *y, V *o) {
-        V a = y[0] + y[1], b = y[0] - y[1];
-        o[0] = a + y[2];
-        o[2] = a - y[2];
-        o[1] = b - y[3];
-        o[3] = b + y[3];
-    }
-};
-
-struct Eight { // D4
-    static constexpr int order = 8, signs = 4, rows = 2;
-    static inline void forward(const V *z, V *o) {
-        V a = z[0] + z[2], b = z[1] + z[3], u = z[0] - z[2], v = z[1] - z[3];
-        V c = z[4] + z[6], d = z[5] + z[7], s = z[4] - z[6], t = z[5] - z[7];
-        V p = a + b, q = a - b, r = c + d, w = c - d;
-        o[0] = p + r;
-        o[1] = p - r;
-        o[2] = q + w;
-        o[3] = q - w;
-        o[4] = u + s;
-        o[5] = t - v;
-        o[6] = v + t;
-        o[7] = u - s;
-    }
-    static inline void inverse(const V *y, V *o) {
-        V a = y[0] + y[1], b = y[2] + y[3], c = y[0] - y[1], d = y[2] - y[3];
-        V p = a + b, q = a - b, r = c + d, w = c - d;
-        V u = y[4] + y[7], v = y[6] - y[5], s = y[4] - y[7], t = y[5] + y[6];
-        o[0] = p + u;
-        o[2] = p - u;
-        o[1] = q + v;
-        o[3] = q - v;
-        o[4] = r + s;
-        o[6] = r - s;
-        o[5] = w + t;
-        o[7] = w - t;
-    }
-};
 
 // ---- what is done, as Python says it
 
@@ -132,32 +48,9 @@ struct Job {
     float *slots;              // sums of gradients
     float *gradient;           // (fields_out * fields_in * taps * order): that of weights
     Threads threads;
-};
 
-// What is multiplied: values as they are, or rounded ones, two in a lane, which are summed together. Of the
-// representations of dimension 1 those are of two fields, of dimension 2 the two entries.
-struct Exact {
-    typedef V Value;
-    typedef float Weight;
-    static constexpr int each = 1;
+    Orbits orbits() const { return {taps, fields_in, fields_out}; }
 };
-struct Reduced {
-    typedef Pairs Value;
-    typedef uint32_t Weight;
-    static constexpr int each = 2;
-};
-
-// The depth of the products of each representation of dimension 1, and of those of dimension 2.
-template <class A> inline int64_t sign_depth(const Job &job) { return blocks_of(job.fields_in, A::each) * job.taps; }
-template <class A> inline int64_t pair_depth(const Job &job) { return 2 / A::each * job.fields_in * job.taps; }
-
-// How many weights the blocks of a kernel take, one after the other, packed in ROWS rows.
-template <class A> inline int64_t sign_size(const Job &job) {
-    return blocks_of(job.fields_out, ROWS) * ROWS * sign_depth<A>(job);
-}
-template <class H, class A> inline int64_t pair_size(const Job &job) {
-    return H::rows ? blocks_of(2 * job.fields_out, ROWS) * ROWS * pair_depth<A>(job) : 0;
-}
 
 // ---- units
 
@@ -329,112 +222,29 @@ std::vector<int64_t> steps_in(const Job &job, const Scratch &s, int order) {
     return steps;
 }
 
-// The transform of an orbit.
-template <class H, class Read> inline void transform(Read read, V *o) {
-    V orbit[H::order];
-    for (int h = 0; h < H::order; h++)
-        orbit[h] = read(h);
-    H::forward(orbit, o);
-}
-
-// Where the gathered orbits of a few positions are: [tap and field][position], for each representation of dimension 1,
-// then [tap, field and entry][row and position].
-template <class H, class A> struct Gathered {
-    typedef typename A::Value Value;
-    static constexpr int signs = H::signs, rows = H::rows;
-    int64_t depth, stride; // between representations
-    Value *signs_at, *pairs_at;
-    static int64_t stride_of(const Job &job) { return (sign_depth<A>(job) * TILE) | 1; }
-    static int64_t size(const Job &job) {
-        return stride_of(job) * signs + (rows ? pair_depth<A>(job) * rows : 0) * TILE + 16;
-    }
-    Gathered(const Job &job, V *memory)
-        : depth(sign_depth<A>(job)), stride(stride_of(job)), signs_at(reinterpret_cast<Value *>(memory)),
-          pairs_at(signs_at + signs * stride) {}
-};
-
-// Gather one field, or, of rounded ones, two; the second may be missing.
-template <class H, class Read>
-inline void gather(const Gathered<H, Exact> &to, const Job &job, int64_t field, int64_t tap, int64_t count, Read read) {
-    const int64_t k = field * job.taps + tap;
-    V *pairs = to.pairs_at + 2 * k * H::rows * TILE;
-    for (int64_t t = 0; t < count; t++) {
-        V o[H::order];
-        transform<H>([&](int h) { return read(0, h, t); }, o);
-        for (int i = 0; i < H::signs; i++)
-            to.signs_at[i * to.stride + k * TILE + t] = o[i];
-        for (int a = 0; a < H::rows; a++)
-            for (int b = 0; b < 2; b++)
-                pairs[b * H::rows * TILE + a * count + t] = o[H::signs + 2 * a + b];
-    }
-}
-template <class H, class Read>
-inline void gather(const Gathered<H, Reduced> &to, const Job &job, int64_t field, int64_t tap, int64_t count, Read read) {
-    const int64_t k = field / 2 * job.taps + tap;
-    Pairs *first = to.pairs_at + (field * job.taps + tap) * H::rows * TILE, *second = first + job.taps * H::rows * TILE;
-    const bool both = field + 1 < job.fields_in;
-    for (int64_t t = 0; t < count; t++) {
-        V o[H::order], other[H::order] = {};
-        transform<H>([&](int h) { return read(0, h, t); }, o);
-        if (both)
-            transform<H>([&](int h) { return read(1, h, t); }, other);
-        for (int i = 0; i < H::signs; i++)
-            to.signs_at[i * to.stride + k * TILE + t] = paired(o[i], other[i]);
-        for (int a = 0; a < H::rows; a++) {
-            const int i = H::signs + 2 * a;
-            first[a * count + t] = paired(o[i], o[i + 1]);
-            if (both)
-                second[a * count + t] = paired(other[i], other[i + 1]);
-        }
-    }
-}
-
 template <class H, class A> void convolve_unit(const Job &job, const Unit &unit) {
-    constexpr int order = H::order, rows = H::rows, signs = H::signs;
     const Scratch s(job, unit, job.half);
-    const int64_t n_positions = unit.batches * unit.rows * job.width, sign = sign_size<A>(job);
+    const int64_t n_positions = unit.batches * unit.rows * job.width;
     const V *x = read_inputs(job, unit, s);
-    const std::vector<int64_t> steps = steps_in(job, s, order);
-    const auto *blocks = static_cast<const typename A::Weight *>(job.blocks);
+    const std::vector<int64_t> steps = steps_in(job, s, H::order);
     positions.resize(n_positions);
     place(job, unit, s, job.half, positions.data());
 
-    const Gathered<H, A> z(job, gathered_memory.at_least(Gathered<H, A>::size(job)));
-    const int64_t padded = blocks_of(2 * job.fields_out, ROWS) * ROWS + ROWS;
-    V *y = product_memory.at_least((padded * (signs + 2) + job.channels_out + LANES) * TILE);
-    V *pair_y = y + signs * padded * TILE, *out = pair_y + padded * 2 * TILE;
+    const Orbits orbits = job.orbits();
+    V *products = product_memory.at_least(Tile<H, A>::products_size(orbits) + (job.channels_out + LANES) * TILE);
+    V *out = products + Tile<H, A>::products_size(orbits);
+    const Tile<H, A> tile(orbits, gathered_memory.at_least(Tile<H, A>::size(orbits)), products);
     const int64_t image = job.height * job.width * job.channels_out, band = unit.rows * job.width;
 
     for (int64_t first = 0; first < n_positions; first += TILE) {
         const int64_t count = std::min<int64_t>(TILE, n_positions - first);
-        const int32_t *at = positions.data() + first;
-        for (int64_t field = 0; field < job.fields_in; field += A::each) {
-            const V *plane[A::each][order];
-            for (int i = 0; i < A::each; i++)
-                for (int h = 0; h < order; h++)
-                    plane[i][h] = x + job.orbits_in[std::min(field + i, job.fields_in - 1) * order + h] * s.plane;
-            for (int64_t tap = 0; tap < job.taps; tap++) {
-                const int64_t *step = steps.data() + tap * order;
-                gather<H>(z, job, field, tap, count, [&](int i, int h, int64_t t) { return plane[i][h][step[h] + at[t]]; });
-            }
-        }
-        for (int i = 0; i < signs; i++)
-            multiply_all(blocks + i * sign, job.fields_out, z.signs_at + i * z.stride, z.depth, count, TILE,
-                         y + i * padded * TILE);
-        if (rows)
-            multiply_all(blocks + signs * sign, 2 * job.fields_out, z.pairs_at, pair_depth<A>(job), rows * count, rows * TILE,
-                         pair_y);
+        multiply_tile(tile, orbits, job.blocks, x, s.plane, job.orbits_in, steps.data(), positions.data() + first, count);
         for (int64_t field = 0; field < job.fields_out; field++) {
-            const int32_t *channel = job.orbits_out + field * order;
+            const int32_t *channel = job.orbits_out + field * H::order;
             for (int64_t t = 0; t < count; t++) {
-                V o[order], orbit[order];
-                for (int i = 0; i < signs; i++)
-                    o[i] = y[(i * padded + field) * TILE + t];
-                for (int a = 0; a < rows; a++)
-                    for (int c = 0; c < 2; c++)
-                        o[signs + 2 * a + c] = pair_y[(2 * field + c) * rows * TILE + a * count + t];
-                H::inverse(o, orbit);
-                for (int h = 0; h < order; h++)
+                V orbit[H::order];
+                restore(tile, field, t, count, 0.0f, orbit);
+                for (int h = 0; h < H::order; h++)
                     out[channel[h] * TILE + t] = orbit[h];
             }
         }
@@ -576,48 +386,6 @@ template <class H> void gather_slots(const Job &job, const float *slots) {
         }
 }
 
-// ---- packing a kernel: from its rows (fields_out, fields_in, taps, order) to blocks
-
-// The place of what is multiplied by a value, [block of rows][k][row], and the weight there.
-template <class A> inline void put(typename A::Weight *weights, int64_t depth, int64_t row, int64_t k, int second, float w) {
-    auto &at = weights[(row / ROWS * depth + k) * ROWS + row % ROWS];
-    if constexpr (A::each == 1)
-        at = w;
-    else
-        at |= rounded(everywhere(w))[0] << 16 * second;
-}
-
-template <class H, class A> void pack(const Job &job, const float *kernel, typename A::Weight *blocks) {
-    constexpr int order = H::order, signs = H::signs, each = A::each;
-    const int64_t taps = job.taps, n = job.fields_in * taps, sign = sign_size<A>(job);
-    std::memset(blocks, 0, (signs * sign + pair_size<H, A>(job)) * sizeof(*blocks));
-    auto *pairs = blocks + signs * sign;
-    for (int64_t row = 0; row < job.fields_out; row++)
-        for (int64_t first = 0; first < n; first += LANES) {
-            const int64_t count = std::min<int64_t>(LANES, n - first);
-            V orbit[order] = {}, o[order];
-            for (int64_t k = 0; k < count; k++)
-                for (int h = 0; h < order; h++)
-                    orbit[h][k] = kernel[(row * n + first + k) * order + h];
-            H::forward(orbit, o);
-            for (int64_t j = 0; j < count; j++) {
-                const int64_t k = first + j, field = k / taps, at = field / each * taps + k % taps;
-                for (int i = 0; i < signs; i++)
-                    put<A>(blocks + i * sign, sign_depth<A>(job), row, at, field % each, o[i][j] * (1.0f / order));
-                if (H::rows) {
-                    const int last = order - 1;
-                    const float e[2][2] = {{o[signs][j], o[signs + 1][j]},
-                                           {H::rows == 2 ? o[last - 1][j] : -o[signs + 1][j],
-                                            H::rows == 2 ? o[last][j] : o[signs][j]}};
-                    for (int c = 0; c < 2; c++)
-                        for (int b = 0; b < 2; b++)
-                            put<A>(pairs, pair_depth<A>(job), 2 * row + c, (2 * k + b) / each, b % each,
-                                   e[c][b] * (2.0f / order));
-                }
-            }
-        }
-}
-
 // ---- the work of each thread
 
 template <class H, class A> void convolve_worker(void *data) {
@@ -644,8 +412,8 @@ template <class H, class A> void correlate_worker(void *data) {
 }
 
 template <class H, class A> int convolve(Job &job, const float *kernel) {
-    std::vector<typename A::Weight> blocks(H::signs * sign_size<A>(job) + pair_size<H, A>(job));
-    pack<H, A>(job, kernel, blocks.data());
+    std::vector<typename A::Weight> blocks(blocks_size<H, A>(job.orbits()));
+    pack<H, A>(job.orbits(), kernel, blocks.data());
     job.blocks = blocks.data();
     run(job.threads, convolve_worker<H, A>, &job);
     return job.threads.failed;

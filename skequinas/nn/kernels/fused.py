@@ -32,6 +32,7 @@ from torch.autograd.function import once_differentiable
 from skequinas.groups import Subgroup, pixel_elements
 from skequinas.nn.bases import HarmonicBasis, PixelBasis, moved_pixels
 from skequinas.nn.filters import KernelSpace
+from skequinas.nn.kernels.resting import KernelPart
 from skequinas.runtime.compiled import Compiled, Threads, can_be_told, check, compiled, load
 
 __all__ = ["FusedConvolution", "fused_convolution"]
@@ -173,14 +174,10 @@ class FusedConvolution:
     def convolve(self, x: Tensor, weight: Tensor, *, transposed: bool = False, reduced: bool = False) -> Tensor:
         """The convolution with a kernel, or with its transpose, of rounded values if reduced."""
         _, n_out, n_in = weight.shape
-        cosets, n_taps, order = self.tables.shape
-        rows, order_of_axes = self.tables.rows, (4, 0, 5, 1, 2, 3)
-        if transposed:
-            rows, order_of_axes = self.tables.transposed_rows, (5, 0, 4, 1, 2, 3)
-        entries = weight.index_select(0, rows).view(cosets, cosets, n_taps, order, n_out, n_in)
-        kernel = entries.permute(order_of_axes).contiguous()
+        kernel = self._rows(weight, transposed)
         if transposed:
             n_out, n_in = n_in, n_out
+        cosets, _, order = self.tables.shape
         x = x.contiguous(memory_format=torch.channels_last)
         shape = len(x), n_out * cosets * order, *x.shape[2:]
         y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
@@ -199,6 +196,26 @@ class FusedConvolution:
         entries = gradient.permute(1, 3, 4, 5, 0, 2).reshape(-1, n_out, n_in)
         found = entries.new_zeros if self.sampled else entries.new_empty
         return found(self.tables.n_rows, n_out, n_in).index_copy_(0, self.tables.rows, entries)
+
+    def part(self, weight: Tensor) -> KernelPart:
+        """The convolution as one of several parts of a layer at rest."""
+        _, n_out, n_in = weight.shape
+        kernel = self._rows(weight)
+        orbits_in, orbits_out = (self._orbits(n).reshape(-1, kernel.shape[-1]) for n in (n_in, n_out))
+        return KernelPart(self.tables.kind, kernel.flatten(2, 3).flatten(0, 1), orbits_in, orbits_out, self.tables.steps)
+
+    def _rows(self, weight: Tensor, transposed: bool = False) -> Tensor:
+        """The rows of the kernel, or of its transpose, that belong to the first channel of each orbit that comes out.
+
+        Of shape (fields out, cosets, fields in, cosets, taps, order).
+        """
+        _, n_out, n_in = weight.shape
+        cosets, n_taps, order = self.tables.shape
+        rows, order_of_axes = self.tables.rows, (4, 0, 5, 1, 2, 3)
+        if transposed:
+            rows, order_of_axes = self.tables.transposed_rows, (5, 0, 4, 1, 2, 3)
+        entries = weight.index_select(0, rows).view(cosets, cosets, n_taps, order, n_out, n_in)
+        return entries.permute(order_of_axes).contiguous()
 
     def _functions(self, reduced: bool) -> ctypes.CDLL:
         found = self.reducing if reduced else self.kernels

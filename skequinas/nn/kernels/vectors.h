@@ -113,6 +113,8 @@ inline V load(const float *p) {
     std::memcpy(&v, p, sizeof(V));
     return v;
 }
+inline V vector_at(const float *p) { return load(p); }
+inline V vector_at(const V *p) { return *p; }
 inline void store(float *p, V v) { std::memcpy(p, &v, sizeof(V)); }
 
 // ---- pairs of values in half the bits, bfloat16: the first in the lower half
