@@ -1,8 +1,8 @@
 r"""Convolutions constrained to a subgroup, and the mixed convolutions of a differentiable search.
 
-One convolution serves everywhere. The *lifting* layer takes an image (a trivial type) to fields over the group, a hidden
-layer takes fields to fields, and the *head* takes the spatial mean of the fields (a 1x1 map) to the outputs (a trivial
-type): a dense layer whose weights are shared over the orbits of its subgroup.
+One convolution serves for all places of a network. The *lifting* layer takes an image (a trivial type) to fields over
+the group, a hidden layer takes fields to fields, and the *head* takes the spatial mean of the fields (a
+1x1 map) to the outputs (a trivial type): a dense layer whose weights are shared over the orbits of its subgroup.
 """
 
 from __future__ import annotations

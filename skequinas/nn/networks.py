@@ -35,6 +35,7 @@ from skequinas.nn.pooling import (
 from skequinas.nn.residual import ResidualGroupConv2d
 from skequinas.nn.resting import resting_blocks
 from skequinas.nn.streams import StreamedGroupConv2d
+from skequinas.runtime.compiled import compiled
 
 __all__ = ["EquivariantNetwork", "RestingNetwork", "inherit", "network_from_state", "relax"]
 
@@ -88,7 +89,11 @@ class _Head(nn.Module):
             nn.init.normal_(self.dense.weight, std=hidden**-0.5, generator=generator)
             nn.init.zeros_(self.dense.bias)
 
-    def forward(self, statistics: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
+        return self.outputs(self.statistics(x))
+
+    def outputs(self, statistics: Tensor) -> Tensor:
+        """What it makes of the statistics of the last maps."""
         y = F.linear(statistics, self.conv.kernel().flatten(1), self.conv.offset())
         return y if self.norm is None or self.dense is None else self.dense(normalised(self.norm, y).relu_())
 
@@ -167,7 +172,7 @@ class EquivariantNetwork(nn.Module):
 
     def _once(self, x: Tensor) -> Tensor:
         """The outputs for images as they are."""
-        y: Tensor = self.head(self.features(x))
+        y: Tensor = self.head(self.maps(x))
         return y
 
     def features(self, x: Tensor) -> Tensor:
@@ -198,18 +203,19 @@ class EquivariantNetwork(nn.Module):
 
     @torch.no_grad()
     def at_rest(self, *, reduced: bool = False) -> EquivariantNetwork | RestingNetwork:
-        """The same function in eval mode, of the weights that there are now, by the fastest way there is on this device.
+        """The same function in eval mode, of the weights that there are now, by compiled kernels if they know most of it.
 
         Parameters
         ----------
         reduced : bool
             Whether convolutions may round what they multiply to bfloat16, where that is faster.
         """
-        if self.training or not self.is_fused:
+        kernels = compiled()
+        if kernels is None or self.training or not self.is_fused:
             return self
-        maximum = self.head.statistics.maximum
-        blocks = resting_blocks(list(self.blocks), self.architecture.shortcuts, maximum=maximum, reduced=reduced)
-        return self if blocks is None else RestingNetwork(self, blocks)
+        blocks: list[Any] = list(self.blocks)
+        options = {"maximum": self.head.statistics.maximum, "reduced": reduced and kernels.has_halves}
+        return RestingNetwork(self, resting_blocks(kernels, blocks, self.architecture.shortcuts, **options))
 
     @torch.no_grad()
     def with_outputs(self, order: Tensor, signs: Tensor | None = None) -> EquivariantNetwork:
@@ -298,7 +304,7 @@ class RestingNetwork(nn.Module):
         """(batch, in_channels, height, width) to (batch, n_outputs)."""
 
         def once(x: Tensor) -> Tensor:
-            y: Tensor = self.network.head(self.features(x))
+            y: Tensor = self.network.head.outputs(self.features(x))
             return y
 
         averaged = self.network.architecture.averaged

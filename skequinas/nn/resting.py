@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -11,7 +12,7 @@ from skequinas.nn.kernels.resting import KernelPart, RestingBlock, RestingBlocks
 from skequinas.nn.layers import EquivariantConv2d, OrbitConv2d
 from skequinas.nn.norm import OrbitBatchNorm2d
 from skequinas.nn.streams import StreamedGroupConv2d, fields_of_stream
-from skequinas.runtime.compiled import compiled
+from skequinas.runtime.compiled import Compiled
 
 __all__ = ["resting_blocks"]
 
@@ -23,26 +24,27 @@ class _Block(Protocol):
 
 
 def resting_blocks(
-    blocks: list[_Block], shortcuts: tuple[int, ...], *, maximum: bool = False, reduced: bool = False
-) -> RestingBlocks | None:
-    """A stack of blocks in eval mode, packed for compiled kernels; None where there are none.
+    kernels: Compiled,
+    blocks: Sequence[_Block],
+    shortcuts: tuple[int, ...],
+    *,
+    maximum: bool = False,
+    reduced: bool = False,
+) -> RestingBlocks:
+    """A stack of blocks in eval mode, packed for compiled kernels.
 
     Parameters
     ----------
-    blocks : list of blocks
+    kernels : Compiled
+    blocks : sequence of blocks
         Each a convolution, the batch norm behind it and pooling or an identity.
     shortcuts : tuple of int
         As in `skequinas.nn.Architecture`.
     maximum : bool
         Whether the largest value of every map is asked for, beside the mean.
     reduced : bool
-        Whether what is multiplied is rounded to bfloat16, on processors with instructions for that; others would only
-        be slower.
+        Whether what is multiplied is rounded to bfloat16.
     """
-    kernels = compiled()
-    if kernels is None:
-        return None
-    reduced = reduced and kernels.instructions == "avx512" and bool(kernels.functions.skequinas_reduces())
     told = []
     for block, shortcut in zip(blocks, shortcuts, strict=True):
         slope, shift = block.norm.at_rest(block.conv.offset())
@@ -66,7 +68,5 @@ def _parts(conv: EquivariantConv2d) -> list[KernelPart]:
         if not conv.regular_in:  # an image is given to all
             channels_in = np.arange(conv.in_fields, dtype=np.int32)
         own = stream.part()
-        parts.append(
-            own._replace(orbits_in=channels_in[own.orbits_in], orbits_out=channels_out[own.orbits_out])
-        )
+        parts.append(own._replace(orbits_in=channels_in[own.orbits_in], orbits_out=channels_out[own.orbits_out]))
     return parts

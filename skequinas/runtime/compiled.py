@@ -57,6 +57,11 @@ class Compiled(NamedTuple):
     functions: ctypes.CDLL
     parallel: int | None
 
+    @property
+    def has_halves(self) -> bool:
+        """Whether this processor has instructions for bfloat16, without which rounded products only take longer."""
+        return self.instructions == "avx512" and bool(self.functions.skequinas_reduces())
+
     def threads(self) -> Threads:
         """As many as torch works with."""
         return Threads(torch.get_num_threads(), self.parallel)

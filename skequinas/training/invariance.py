@@ -111,7 +111,7 @@ class InvariancePenalty:
         n = len(batch.inputs)
         if self.settings.kind == "latent":
             maps = self.network.maps(images)
-            outputs = self.network.head(self.network.head.statistics(maps)).float()
+            outputs = self.network.head(maps).float()
             change = latent_change(maps[:n].float(), maps[n:].float(), self.group, element)
         else:
             outputs = forward(images).float()

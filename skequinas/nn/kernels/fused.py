@@ -202,7 +202,9 @@ class FusedConvolution:
         _, n_out, n_in = weight.shape
         kernel = self._rows(weight)
         orbits_in, orbits_out = (self._orbits(n).reshape(-1, kernel.shape[-1]) for n in (n_in, n_out))
-        return KernelPart(self.tables.kind, kernel.flatten(2, 3).flatten(0, 1), orbits_in, orbits_out, self.tables.steps)
+        return KernelPart(
+            self.tables.kind, kernel.flatten(2, 3).flatten(0, 1), orbits_in, orbits_out, self.tables.steps
+        )
 
     def _rows(self, weight: Tensor, transposed: bool = False) -> Tensor:
         """The rows of the kernel, or of its transpose, that belong to the first channel of each orbit that comes out.

@@ -56,7 +56,7 @@ def dense_part(kernel: Tensor) -> KernelPart:
 
 
 class RestingBlock(NamedTuple):
-    """A block: a convolution in parts, an affine map of its outputs, perhaps a shortcut, the rectifier, perhaps pooling.
+    """A block: a convolution in parts, an affine map of its outputs, a shortcut, the rectifier and pooling.
 
     Parameters
     ----------
@@ -125,7 +125,15 @@ class RestingBlocks:
         Whether what is multiplied is rounded to bfloat16, after the transforms.
     """
 
-    def __init__(self, kernels: Compiled, in_channels: int, blocks: list[RestingBlock], *, maximum: bool = False, reduced: bool = False) -> None:
+    def __init__(
+        self,
+        kernels: Compiled,
+        in_channels: int,
+        blocks: list[RestingBlock],
+        *,
+        maximum: bool = False,
+        reduced: bool = False,
+    ) -> None:
         self.kernels, self.in_channels, self.maximum, self.reduced = kernels, in_channels, maximum, reduced
         channels = [in_channels, *(len(block.slope) for block in blocks)]
         self.out_channels = channels[-1]
