@@ -233,8 +233,8 @@ class Parameters:
         '{"float32", "bfloat16"}',
         [StrOptions(set(PRECISIONS))],
         """"bfloat16" trains with convolutions in half the bits: faster on processors with instructions for it
-        (AVX512-BF16), it may be on GPUs, slower elsewhere. Evidence and predictions are computed in float32
-        either way.""",
+        (AVX512-BF16), it may be on GPUs, slower elsewhere. Such processors predict so too, others in float32, in which
+        all evidence is computed either way.""",
     )
     n_jobs: int | None = _parameter(
         None,

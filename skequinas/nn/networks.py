@@ -203,7 +203,7 @@ class EquivariantNetwork(nn.Module):
 
     @torch.no_grad()
     def at_rest(self, *, reduced: bool = False) -> EquivariantNetwork | RestingNetwork:
-        """The same function in eval mode, of the weights that there are now, by compiled kernels if they know most of it.
+        """The same function in eval mode, of the present weights, by compiled kernels if they know most of it.
 
         Parameters
         ----------
