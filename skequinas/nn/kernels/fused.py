@@ -20,7 +20,7 @@ the pixels of the kernel, as it is for other bases of filters.
 from __future__ import annotations
 
 import ctypes
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -201,7 +201,7 @@ class FusedConvolution:
         """The convolution as one of several parts of a layer at rest."""
         _, n_out, n_in = weight.shape
         kernel = self._rows(weight)
-        orbits_in, orbits_out = (self._orbits(n).reshape(-1, kernel.shape[-1]) for n in (n_in, n_out))
+        orbits_in, orbits_out = (self.orbits(n).reshape(-1, kernel.shape[-1]) for n in (n_in, n_out))
         return KernelPart(
             self.tables.kind, kernel.flatten(2, 3).flatten(0, 1), orbits_in, orbits_out, self.tables.steps
         )
@@ -224,7 +224,7 @@ class FusedConvolution:
         assert found is not None  # it was asked whether it takes this
         return found.functions
 
-    def _orbits(self, n_fields: int) -> NDArray[np.int32]:
+    def orbits(self, n_fields: int) -> NDArray[np.int32]:
         """The channels of each orbit of so many fields."""
         if n_fields not in self._known_orbits:
             cosets, _, order = self.tables.shape
@@ -234,30 +234,37 @@ class FusedConvolution:
 
     def _job(self, x: Tensor, y: Tensor, n_in: int, n_out: int, reduced: bool) -> _Job:
         """What the compiled functions are told. It does not keep the tensors."""
-        n, _, height, width = x.shape
-        cosets, n_taps, order = self.tables.shape
-        steps, orbits_in, orbits_out = self.tables.steps, self._orbits(n_in), self._orbits(n_out)
-        job = _Job(
-            kind=self.tables.kind,
-            images=n,
-            height=height,
-            width=width,
-            taps=n_taps,
-            half=self.space.basis.kernel_size // 2,
-            fields_in=n_in * cosets,
-            fields_out=n_out * cosets,
-            channels_in=n_in * cosets * order,
-            channels_out=n_out * cosets * order,
-            reduced=reduced,
-            orbits_in=orbits_in.ctypes.data,
-            orbits_out=orbits_out.ctypes.data,
-            steps=steps.ctypes.data,
-            x=x.data_ptr(),
-            y=y.data_ptr(),
-            threads=self.kernels.threads(),
-        )
-        job.kept = orbits_in, orbits_out, steps  # their addresses are all that it holds
+        known = _shape_of_job(self, tuple(x.shape), n_in, n_out, reduced)
+        job = _Job.from_buffer_copy(known)
+        job.x, job.y, job.threads = x.data_ptr(), y.data_ptr(), self.kernels.threads()
+        job.kept = known  # the addresses of tables are all that it holds
         return job
+
+
+@lru_cache(maxsize=256)
+def _shape_of_job(fused: FusedConvolution, shape: tuple[int, ...], n_in: int, n_out: int, reduced: bool) -> _Job:
+    """What the compiled functions are told but for the maps."""
+    n, _, height, width = shape
+    cosets, n_taps, order = fused.tables.shape
+    steps, orbits_in, orbits_out = fused.tables.steps, fused.orbits(n_in), fused.orbits(n_out)
+    job = _Job(
+        kind=fused.tables.kind,
+        images=n,
+        height=height,
+        width=width,
+        taps=n_taps,
+        half=fused.space.basis.kernel_size // 2,
+        fields_in=n_in * cosets,
+        fields_out=n_out * cosets,
+        channels_in=n_in * cosets * order,
+        channels_out=n_out * cosets * order,
+        reduced=reduced,
+        orbits_in=orbits_in.ctypes.data,
+        orbits_out=orbits_out.ctypes.data,
+        steps=steps.ctypes.data,
+    )
+    job.kept = orbits_in, orbits_out, steps
+    return job
 
 
 _FEWEST = 4

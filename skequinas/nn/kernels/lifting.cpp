@@ -10,7 +10,7 @@
 namespace {
 
 constexpr int POSITIONS = 4; // that are worked on at once: a block of 2x2 where blocks are averaged
-constexpr int WIDTH = 3;     // vectors of channels
+constexpr int WIDTH = LANES == 16 ? 4 : 3; // vectors of channels, as many as registers hold with these
 constexpr int TAPS = 4;      // of whose gradients sums are kept at once
 
 struct Job {
@@ -296,6 +296,7 @@ template <class Pass> void work(void *data) {
                     switch (std::min<int64_t>(WIDTH, (padded(job) - c) / LANES)) {
                     case 1: over_rows<Pass, 1>(job, c, number, i, image); break;
                     case 2: over_rows<Pass, 2>(job, c, number, i, image); break;
+                    case 3: over_rows<Pass, 3>(job, c, number, i, image); break;
                     default: over_rows<Pass, WIDTH>(job, c, number, i, image);
                     }
             }
