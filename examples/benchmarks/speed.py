@@ -318,14 +318,16 @@ def digits(n: int, size: int = 28) -> tuple[np.ndarray, np.ndarray]:
 def predict(options: argparse.Namespace) -> None:
     """Images per second of a fitted estimator, and of an ordinary CNN with folded batch norm on the same path."""
     X, y = digits(4096)
-    model = EquivariantNASClassifier("D4", "none", max_epochs=1, random_state=0).fit(X[:512], y[:512])
-    ordinary = EquivariantNASClassifier("C1", "none", max_epochs=1, random_state=0).fit(X[:512], y[:512])
-    seconds = in_rounds(
-        {"ordinary CNN, folded": lambda: ordinary.predict(X), "constrained to D4": lambda: model.predict(X)},
-        options.rounds,
-        1,
-    )
-    report("predict, 4,096 images 28x28", seconds)
+    of = {
+        "ordinary CNN, folded": ("C1", "float32"),
+        "constrained to D4": ("D4", "float32"),
+        "D4, bfloat16": ("D4", "bfloat16"),
+    }
+    actions = {}
+    for name, (group, precision) in of.items():
+        model = EquivariantNASClassifier(group, "none", max_epochs=1, random_state=0, precision=precision)
+        actions[name] = partial(model.fit(X[:512], y[:512]).predict, X)
+    report("predict, 4,096 images 28x28", in_rounds(actions, options.rounds, 1))
 
 
 def fit(options: argparse.Namespace) -> None:
