@@ -144,12 +144,22 @@ void place(const Job &job, const Unit &unit, const Scratch &s, int64_t half, int
 
 // ---- sums of products over positions
 
-// The sum of the lanes of each of LANES vectors.
+// The sum of the lanes of each of LANES vectors: two by two become one, whose lanes are sums of theirs in turn.
+template <int S> inline void fold(V *v) {
+    for (int i = 0; i < LANES / (2 * S); i++) {
+        const V a = v[2 * i], b = v[2 * i + 1];
+        v[i] = low<S>(a, b, std::make_index_sequence<LANES>()) + high<S>(a, b, std::make_index_sequence<LANES>());
+    }
+}
 inline V totals(V *v) {
-    transpose(v);
-    for (int step = LANES / 2; step; step /= 2)
-        for (int i = 0; i < step; i++)
-            v[i] += v[i + step];
+    fold<1>(v);
+    fold<2>(v);
+#if LANES > 4
+    fold<4>(v);
+#endif
+#if LANES > 8
+    fold<8>(v);
+#endif
     return v[0];
 }
 
