@@ -46,10 +46,28 @@ struct Job {
     float *y;                  // (images, height, width, channels_out); for gradients of weights: what is given
     const void *blocks;        // of the kernel, packed
     float *slots;              // sums of gradients
-    float *gradient;           // (fields_out * fields_in * taps * order): that of weights
+    float *gradient;           // of the weights
+    const int64_t *rows;       // (cosets, cosets, taps, order): which of the weights are the kernel's entries
+    int64_t cosets;            // orbits of channels of a field
+    int64_t transposed;        // whether the weights (rows, out, in) are of a kernel whose transpose this is
     Threads threads;
 
     Orbits orbits() const { return {taps, fields_in, fields_out}; }
+};
+
+// Where the entries of a kernel are among the weights (rows, out, in): those of the first channel of each orbit that
+// comes out, by tap and field, k, and by element.
+struct Entries {
+    const Job &job;
+    int64_t order, n_out, n_in; // fields
+    Entries(const Job &job, int64_t order)
+        : job(job), order(order), n_out(job.fields_out / job.cosets), n_in(job.fields_in / job.cosets) {}
+    int64_t operator()(int64_t orbit, int64_t k, int64_t h) const {
+        const int64_t from = k / job.taps, tap = k % job.taps, out = orbit / job.cosets, in = from / job.cosets;
+        const int64_t pair = orbit % job.cosets * job.cosets + from % job.cosets;
+        const int64_t row = job.rows[(pair * job.taps + tap) * order + h];
+        return row * n_out * n_in + (job.transposed ? in * n_out + out : out * n_in + in);
+    }
 };
 
 // ---- units
@@ -362,37 +380,39 @@ template <class H, class A> void correlate_unit(const Job &job, const Unit &unit
     }
 }
 
-// From the sums of all slots to the gradient (fields_out, fields_in, taps, order).
-template <class H> void gather_slots(const Job &job, const float *slots) {
+// From the sums of all slots to the gradient of the weights.
+template <class H> void gather_slots(const Job &job, float *slots) {
     constexpr int order = H::order, signs = H::signs;
     const int64_t n = job.fields_in * job.taps, m = job.fields_out, size = slot_size<H>(job);
+    for (int slot = 1; slot < SLOTS; slot++)
+        for (int64_t i = 0; i < size; i++)
+            slots[i] += slots[slot * size + i];
     for (int64_t row = 0; row < m; row++)
-        for (int64_t k = 0; k < n; k++) {
+        for (int64_t first = 0; first < n; first += LANES) {
+            const int64_t count = std::min<int64_t>(LANES, n - first);
             V o[8] = {}, orbit[8];
-            for (int slot = 0; slot < SLOTS; slot++) {
-                const float *own = slots + slot * size;
-                for (int i = 0; i < signs; i++)
-                    o[i][0] += own[(i * m + row) * n + k] * (1.0f / order);
-                if (H::rows) {
-                    const float *pair = own + signs * m * n;
-                    float e[2][2];
-                    for (int c = 0; c < 2; c++)
-                        for (int b = 0; b < 2; b++)
-                            e[c][b] = pair[(2 * row + c) * 2 * n + 2 * k + b] * (2.0f / order);
-                    if (H::rows == 2) {
-                        o[4][0] += e[0][0];
-                        o[5][0] += e[0][1];
-                        o[6][0] += e[1][0];
-                        o[7][0] += e[1][1];
-                    } else {
-                        o[2][0] += e[0][0] + e[1][1];
-                        o[3][0] += e[0][1] - e[1][0];
-                    }
+            for (int i = 0; i < signs; i++)
+                o[i] = some(slots + (i * m + row) * n + first, count) * (1.0f / order);
+            for (int64_t j = 0; H::rows && j < count; j++) {
+                float e[2][2];
+                for (int c = 0; c < 2; c++)
+                    for (int b = 0; b < 2; b++)
+                        e[c][b] = slots[(signs * m + 4 * row + 2 * c) * n + 2 * (first + j) + b] * (2.0f / order);
+                if (H::rows == 2) {
+                    o[4][j] = e[0][0];
+                    o[5][j] = e[0][1];
+                    o[6][j] = e[1][0];
+                    o[7][j] = e[1][1];
+                } else {
+                    o[2][j] = e[0][0] + e[1][1];
+                    o[3][j] = e[0][1] - e[1][0];
                 }
             }
             H::inverse(o, orbit);
-            for (int h = 0; h < order; h++)
-                job.gradient[(row * n + k) * order + h] = orbit[h][0];
+            const Entries entries(job, order);
+            for (int64_t j = 0; j < count; j++)
+                for (int h = 0; h < order; h++)
+                    job.gradient[entries(row, first + j, h)] = orbit[h][j];
         }
 }
 
@@ -421,15 +441,17 @@ template <class H, class A> void correlate_worker(void *data) {
     }
 }
 
-template <class H, class A> int convolve(Job &job, const float *kernel) {
+template <class H, class A> int convolve(Job &job, const float *weight) {
     std::vector<typename A::Weight> blocks(blocks_size<H, A>(job.orbits()));
-    pack<H, A>(job.orbits(), kernel, blocks.data());
+    const Entries entries(job, H::order);
+    const auto read = [&](int64_t orbit, int64_t k, int64_t h) { return weight[entries(orbit, k, h)]; };
+    pack<H, A>(job.orbits(), read, blocks.data());
     job.blocks = blocks.data();
     run(job.threads, convolve_worker<H, A>, &job);
     return job.threads.failed;
 }
-template <class H> int convolve(Job &job, const float *kernel) {
-    return job.reduced ? convolve<H, Reduced>(job, kernel) : convolve<H, Exact>(job, kernel);
+template <class H> int convolve(Job &job, const float *weight) {
+    return job.reduced ? convolve<H, Reduced>(job, weight) : convolve<H, Exact>(job, weight);
 }
 
 template <class H> int correlate(Job &job) {
@@ -445,19 +467,19 @@ template <class H> int correlate(Job &job) {
 
 extern "C" {
 
-// y = the convolution of x with a kernel (fields_out, fields_in, taps, order); 0, or 1 if there is no memory
-int skequinas_convolve(Job *job, const float *kernel) {
+// y = the convolution of x with the kernel of these weights; 0, or 1 if there is no memory
+int skequinas_convolve(Job *job, const float *weight) {
     return guarded([&] {
         switch (job->kind) {
-        case 0: return convolve<Two>(*job, kernel);
-        case 1: return convolve<Four>(*job, kernel);
-        case 2: return convolve<Turns>(*job, kernel);
-        default: return convolve<Eight>(*job, kernel);
+        case 0: return convolve<Two>(*job, weight);
+        case 1: return convolve<Four>(*job, weight);
+        case 2: return convolve<Turns>(*job, weight);
+        default: return convolve<Eight>(*job, weight);
         }
     });
 }
 
-// gradient = that of the kernel's rows, given x and the gradient of y
+// gradient = that of the weights, given x and the gradient of y
 int skequinas_correlate(Job *job) {
     return guarded([&] {
         switch (job->kind) {

@@ -48,7 +48,8 @@ class _Job(ctypes.Structure):
         *((name, ctypes.c_int64) for name in ("kind", "images", "height", "width", "taps", "half")),
         *((name, ctypes.c_int64) for name in ("fields_in", "fields_out", "channels_in", "channels_out", "reduced")),
         *((name, ctypes.c_void_p) for name in ("orbits_in", "orbits_out", "steps", "x", "y")),
-        *((name, ctypes.c_void_p) for name in ("blocks", "slots", "gradient")),
+        *((name, ctypes.c_void_p) for name in ("blocks", "slots", "gradient", "rows")),
+        *((name, ctypes.c_int64) for name in ("cosets", "transposed")),
         ("threads", Threads),
     )
 
@@ -174,50 +175,34 @@ class FusedConvolution:
     def convolve(self, x: Tensor, weight: Tensor, *, transposed: bool = False, reduced: bool = False) -> Tensor:
         """The convolution with a kernel, or with its transpose, of rounded values if reduced."""
         _, n_out, n_in = weight.shape
-        kernel = self._rows(weight, transposed)
         if transposed:
             n_out, n_in = n_in, n_out
         cosets, _, order = self.tables.shape
-        x = x.contiguous(memory_format=torch.channels_last)
+        x, weight = x.contiguous(memory_format=torch.channels_last), weight.contiguous()
         shape = len(x), n_out * cosets * order, *x.shape[2:]
         y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-        job = self._job(x, y, n_in, n_out, reduced)
-        check(self._functions(reduced).skequinas_convolve(ctypes.byref(job), ctypes.c_void_p(kernel.data_ptr())))
+        job = self._job(x, y, n_in, n_out, transposed, reduced)
+        check(self._functions(reduced).skequinas_convolve(ctypes.byref(job), ctypes.c_void_p(weight.data_ptr())))
         return y
 
     def correlate(self, x: Tensor, grad: Tensor, n_in: int, n_out: int, *, reduced: bool = False) -> Tensor:
         """The gradient by weights, given that by the outputs; of a whole kernel one row of each orbit has it all."""
-        cosets, n_taps, order = self.tables.shape
         x, grad = (v.contiguous(memory_format=torch.channels_last) for v in (x, grad))
-        gradient = torch.empty((n_out, cosets, n_in, cosets, n_taps, order), dtype=x.dtype, device=x.device)
-        job = self._job(x, grad, n_in, n_out, reduced)
+        make = x.new_zeros if self.sampled else x.new_empty
+        gradient = make(self.tables.n_rows, n_out, n_in)
+        job = self._job(x, grad, n_in, n_out, False, reduced)
         job.gradient = gradient.data_ptr()
         check(self._functions(reduced).skequinas_correlate(ctypes.byref(job)))
-        entries = gradient.permute(1, 3, 4, 5, 0, 2).reshape(-1, n_out, n_in)
-        found = entries.new_zeros if self.sampled else entries.new_empty
-        return found(self.tables.n_rows, n_out, n_in).index_copy_(0, self.tables.rows, entries)
+        return gradient
 
     def part(self, weight: Tensor) -> KernelPart:
         """The convolution as one of several parts of a layer at rest."""
         _, n_out, n_in = weight.shape
-        kernel = self._rows(weight)
-        orbits_in, orbits_out = (self.orbits(n).reshape(-1, kernel.shape[-1]) for n in (n_in, n_out))
-        return KernelPart(
-            self.tables.kind, kernel.flatten(2, 3).flatten(0, 1), orbits_in, orbits_out, self.tables.steps
-        )
-
-    def _rows(self, weight: Tensor, transposed: bool = False) -> Tensor:
-        """The rows of the kernel, or of its transpose, that belong to the first channel of each orbit that comes out.
-
-        Of shape (fields out, cosets, fields in, cosets, taps, order).
-        """
-        _, n_out, n_in = weight.shape
         cosets, n_taps, order = self.tables.shape
-        rows, order_of_axes = self.tables.rows, (4, 0, 5, 1, 2, 3)
-        if transposed:
-            rows, order_of_axes = self.tables.transposed_rows, (5, 0, 4, 1, 2, 3)
-        entries = weight.index_select(0, rows).view(cosets, cosets, n_taps, order, n_out, n_in)
-        return entries.permute(order_of_axes).contiguous()
+        entries = weight.index_select(0, self.tables.rows).view(cosets, cosets, n_taps, order, n_out, n_in)
+        kernel = entries.permute(4, 0, 5, 1, 2, 3).reshape(n_out * cosets, n_in * cosets, n_taps, order)
+        orbits_in, orbits_out = (self.orbits(n).reshape(-1, order) for n in (n_in, n_out))
+        return KernelPart(self.tables.kind, kernel, orbits_in, orbits_out, self.tables.steps)
 
     def _functions(self, reduced: bool) -> ctypes.CDLL:
         found = self.reducing if reduced else self.kernels
@@ -232,9 +217,9 @@ class FusedConvolution:
             self._known_orbits[n_fields] = self.tables.orbits + first
         return self._known_orbits[n_fields]
 
-    def _job(self, x: Tensor, y: Tensor, n_in: int, n_out: int, reduced: bool) -> _Job:
+    def _job(self, x: Tensor, y: Tensor, n_in: int, n_out: int, transposed: bool, reduced: bool) -> _Job:
         """What the compiled functions are told. It does not keep the tensors."""
-        known = _shape_of_job(self, tuple(x.shape), n_in, n_out, reduced)
+        known = _shape_of_job(self, tuple(x.shape), n_in, n_out, transposed, reduced)
         job = _Job.from_buffer_copy(known)
         job.x, job.y, job.threads = x.data_ptr(), y.data_ptr(), self.kernels.threads()
         job.kept = known  # the addresses of tables are all that it holds
@@ -242,7 +227,9 @@ class FusedConvolution:
 
 
 @lru_cache(maxsize=256)
-def _shape_of_job(fused: FusedConvolution, shape: tuple[int, ...], n_in: int, n_out: int, reduced: bool) -> _Job:
+def _shape_of_job(
+    fused: FusedConvolution, shape: tuple[int, ...], n_in: int, n_out: int, transposed: bool, reduced: bool
+) -> _Job:
     """What the compiled functions are told but for the maps."""
     n, _, height, width = shape
     cosets, n_taps, order = fused.tables.shape
@@ -262,6 +249,9 @@ def _shape_of_job(fused: FusedConvolution, shape: tuple[int, ...], n_in: int, n_
         orbits_in=orbits_in.ctypes.data,
         orbits_out=orbits_out.ctypes.data,
         steps=steps.ctypes.data,
+        rows=(fused.tables.transposed_rows if transposed else fused.tables.rows).data_ptr(),
+        cosets=cosets,
+        transposed=transposed,
     )
     job.kept = orbits_in, orbits_out, steps
     return job

@@ -57,15 +57,6 @@ const float *bordered(const Job &job, int64_t number) {
     return to;
 }
 
-// What is there of LANES values of which the first so many are.
-inline V some(const float *from, int64_t n) {
-    if (n >= LANES)
-        return load(from);
-    V v{};
-    for (int64_t i = 0; i < n; i++)
-        v[i] = from[i];
-    return v;
-}
 inline void put(float *to, V v, int64_t n) {
     if (n >= LANES)
         store(to, v);

@@ -228,7 +228,7 @@ inline void restore(const Tile<H, A> &tile, int64_t field, int64_t t, int64_t co
     H::inverse(z, orbit);
 }
 
-// ---- packing a kernel: from its rows (fields_out, fields_in, taps, order) to blocks
+// ---- packing a kernel: from its entries read(orbit that comes out, field and tap, element) to blocks
 
 // The place of what is multiplied by a value, [block of rows][k][row], and the weight there.
 template <class A> inline void put(typename A::Weight *weights, int64_t depth, int64_t row, int64_t k, int second, float w) {
@@ -239,7 +239,7 @@ template <class A> inline void put(typename A::Weight *weights, int64_t depth, i
         at |= rounded(everywhere(w))[0] << 16 * second;
 }
 
-template <class H, class A> void pack(const Orbits &shape, const float *kernel, typename A::Weight *blocks) {
+template <class H, class A, class Read> void pack(const Orbits &shape, Read read, typename A::Weight *blocks) {
     constexpr int order = H::order, signs = H::signs, each = A::each;
     const int64_t taps = shape.taps, n = shape.fields_in * taps, sign = sign_size<A>(shape);
     std::memset(blocks, 0, blocks_size<H, A>(shape) * sizeof(*blocks));
@@ -250,7 +250,7 @@ template <class H, class A> void pack(const Orbits &shape, const float *kernel, 
             V orbit[order] = {}, o[order];
             for (int64_t k = 0; k < count; k++)
                 for (int h = 0; h < order; h++)
-                    orbit[h][k] = kernel[(row * n + first + k) * order + h];
+                    orbit[h][k] = read(row, first + k, h);
             H::forward(orbit, o);
             for (int64_t j = 0; j < count; j++) {
                 const int64_t k = first + j, field = k / taps, at = field / each * taps + k % taps;

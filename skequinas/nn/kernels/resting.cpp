@@ -529,8 +529,11 @@ int64_t skequinas_packed_size(const Part *part) {
 // blocks = those of the kernel
 void skequinas_pack(const Part *part) {
     by_kind(*part, [&](auto h, auto a) {
+        typedef decltype(h) H;
         typedef decltype(a) A;
-        pack<decltype(h), A>(part->orbits, part->kernel, static_cast<typename A::Weight *>(part->blocks));
+        const int64_t n = part->orbits.fields_in * part->orbits.taps;
+        const auto read = [&](int64_t orbit, int64_t k, int64_t e) { return part->kernel[(orbit * n + k) * H::order + e]; };
+        pack<H, A>(part->orbits, read, static_cast<typename A::Weight *>(part->blocks));
     });
 }
 

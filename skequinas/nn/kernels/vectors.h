@@ -117,6 +117,16 @@ inline V vector_at(const float *p) { return load(p); }
 inline V vector_at(const V *p) { return *p; }
 inline void store(float *p, V v) { std::memcpy(p, &v, sizeof(V)); }
 
+// What is there of LANES values of which the first so many are.
+inline V some(const float *from, int64_t n) {
+    if (n >= LANES)
+        return load(from);
+    V v{};
+    for (int64_t i = 0; i < n; i++)
+        v[i] = from[i];
+    return v;
+}
+
 // ---- pairs of values in half the bits, bfloat16: the first in the lower half
 
 typedef uint32_t Pairs __attribute__((vector_size(LANES * 4)));
