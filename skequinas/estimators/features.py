@@ -21,9 +21,8 @@ from skequinas.estimators.preparation import read_more
 from skequinas.groups import Subgroup, irrep_coordinates, irrep_names, move_coordinates, pixel_elements
 from skequinas.io.preprocessing import Preprocessing
 from skequinas.io.stored import StoredImages, taken_from
-from skequinas.nn import EquivariantNetwork, transform_images
+from skequinas.nn import EquivariantNetwork, RestingNetwork, transform_images
 from skequinas.nn.architecture import Architecture
-from skequinas.nn.networks import RestingNetwork
 from skequinas.nn.streams import fields_of_stream
 from skequinas.runtime.process import full_precision, no_autocast, worker_threads
 from skequinas.training.evaluation import EVALUATION_BATCH

@@ -233,8 +233,8 @@ class Parameters:
         '{"float32", "bfloat16"}',
         [StrOptions(set(PRECISIONS))],
         """"bfloat16" trains with convolutions in half the bits: faster on processors with instructions for it
-        (AVX512-BF16), it may be on GPUs, slower elsewhere. Such processors predict so too, others in float32, in which
-        all evidence is computed either way.""",
+        (AVX512-BF16), it may be on GPUs, slower elsewhere. On such processors constrained networks predict so too. All
+        else is computed in float32: other predictions, features, evidence, and ``module_`` with what is exported.""",
     )
     n_jobs: int | None = _parameter(
         None,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from skequinas.nn.networks import EquivariantNetwork
+from skequinas.nn.resting import RestingNetwork
 
 __all__ = ["alone_or_not", "versions"]
 
@@ -19,8 +20,8 @@ def alone_or_not(
     """A plain network whose outputs for an image are the same whatever images stand beside it.
 
     torch convolves a single image by another algorithm than two or more, and how it multiplies by a dense layer depends
-    on the number of rows: in single precision the last digit or two. So there are always two images, and the dense
-    layers are done in double precision and rounded in the end.
+    on the number of rows: in single precision the last digit or two. So torch is always given two images, and the
+    dense layers are done in double precision and rounded in the end.
 
     Parameters
     ----------
@@ -33,12 +34,14 @@ def alone_or_not(
     layers = list(plain.children())
     at = next((i for i, layer in enumerate(layers) if isinstance(layer, nn.Linear)), len(layers))
     features: Callable[[Tensor], Tensor] = nn.Sequential(*layers[:at])
+    fewest = 2
     head = copy.deepcopy(nn.Sequential(*layers[at:])).double()
     if network is not None and network.is_fused and at < len(layers) and network.architecture.averaged is None:
-        features = network.at_rest(reduced=reduced).features
+        resting = network.at_rest(reduced=reduced)
+        features, fewest = resting.features, 1 if isinstance(resting, RestingNetwork) else 2
 
     def respond(images: Tensor) -> Tensor:
-        found = features(images if len(images) > 1 else torch.cat([images, images]))
+        found = features(images if len(images) >= fewest else torch.cat([images, images]))
         outputs: Tensor = head(found[: len(images)].double())
         return outputs.to(found.dtype)  # and whatever order the rows of the last layer have
 

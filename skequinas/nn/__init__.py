@@ -10,6 +10,7 @@ from skequinas.nn.norm import OrbitBatchNorm2d
 from skequinas.nn.pooling import CircularMask, CoordinateMaps, SymmetricAvgPool2d
 from skequinas.nn.presets import default_architecture, paper_architecture, plain_architecture
 from skequinas.nn.residual import ResidualGroupConv2d
+from skequinas.nn.resting import RestingNetwork
 from skequinas.nn.streams import StreamedGroupConv2d
 from skequinas.nn.transforms import RandomMoves, RandomShifts, RandomTurns, transform_images, warp_images
 
@@ -31,6 +32,7 @@ __all__ = [
     "RandomShifts",
     "RandomTurns",
     "ResidualGroupConv2d",
+    "RestingNetwork",
     "StreamedGroupConv2d",
     "SymmetricAvgPool2d",
     "default_architecture",

@@ -19,7 +19,6 @@ from torch.nn import functional as F
 from skequinas.groups import PointGroup, Subgroup
 from skequinas.nn.architecture import Architecture
 from skequinas.nn.folding import folded_kernel, plain_convolution, plain_linear, undrawn
-from skequinas.nn.kernels.resting import RestingBlocks
 from skequinas.nn.layers import EquivariantConv2d, GroupConv2d, MixedGroupConv2d
 from skequinas.nn.norm import OrbitBatchNorm2d, normalised
 from skequinas.nn.pooling import (
@@ -33,11 +32,11 @@ from skequinas.nn.pooling import (
     mean_over_moves,
 )
 from skequinas.nn.residual import ResidualGroupConv2d
-from skequinas.nn.resting import resting_blocks
+from skequinas.nn.resting import RestingNetwork, resting_blocks
 from skequinas.nn.streams import StreamedGroupConv2d
 from skequinas.runtime.compiled import compiled
 
-__all__ = ["EquivariantNetwork", "RestingNetwork", "inherit", "network_from_state", "relax"]
+__all__ = ["EquivariantNetwork", "inherit", "network_from_state", "relax"]
 
 
 class _Block(nn.Module):
@@ -209,9 +208,15 @@ class EquivariantNetwork(nn.Module):
         ----------
         reduced : bool
             Whether convolutions may round what they multiply to bfloat16, where that is faster.
+
+        Returns
+        -------
+        RestingNetwork or EquivariantNetwork
+            This network itself where compiled kernels do not know it, or not most of it, and in training mode.
         """
-        kernels = compiled()
-        if kernels is None or self.training or not self.is_fused:
+        kernels, pools = compiled(), (block.pool for block in self.blocks)
+        known = type(self) is EquivariantNetwork and all(type(p) in (nn.Identity, SymmetricAvgPool2d) for p in pools)
+        if kernels is None or self.training or not (known and self.is_fused):
             return self
         blocks: list[Any] = list(self.blocks)
         options = {"maximum": self.head.statistics.maximum, "reduced": reduced and kernels.has_halves}
@@ -279,36 +284,6 @@ class EquivariantNetwork(nn.Module):
         if self.architecture.averaged is not None:
             stack = [in_torch_alone(AveragedOverMoves(nn.Sequential(*stack), self.architecture.averaged))]
         return nn.Sequential(*stack).to(next(self.parameters()).device).eval().requires_grad_(False)
-
-
-class RestingNetwork(nn.Module):
-    """A network in eval mode whose blocks compiled kernels do together, see `EquivariantNetwork.at_rest`.
-
-    Parameters
-    ----------
-    network : EquivariantNetwork
-    blocks : RestingBlocks
-        Of this network.
-    """
-
-    def __init__(self, network: EquivariantNetwork, blocks: RestingBlocks) -> None:
-        super().__init__()
-        self.network, self.blocks = network, blocks
-
-    def features(self, x: Tensor) -> Tensor:
-        """As those of the network."""
-        inputs = self.network.inputs(x)
-        return self.blocks(inputs) if self.blocks.takes(inputs) else self.network.features(x)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(batch, in_channels, height, width) to (batch, n_outputs)."""
-
-        def once(x: Tensor) -> Tensor:
-            y: Tensor = self.network.head.outputs(self.features(x))
-            return y
-
-        averaged = self.network.architecture.averaged
-        return once(x) if averaged is None else mean_over_moves(once, x, averaged)
 
 
 def _conv(architecture: Architecture, layer: int, generator: torch.Generator | None) -> EquivariantConv2d:

@@ -41,7 +41,7 @@ class OrbitBatchNorm2d(nn.BatchNorm2d):
     def forward(self, x: Tensor, offset: Tensor | None = None) -> Tensor:
         """Normalise ``(batch, fields * |G|, height, width)``, to whose channels an offset may be added before."""
         if not self.training:
-            return _affine(x, *self.at_rest(offset))
+            return _affine(x, *self.slope_and_shift(offset))
         if is_apart():
             return normalised(self, x, offset, self.group.order)
         y: Tensor
@@ -55,7 +55,7 @@ class OrbitBatchNorm2d(nn.BatchNorm2d):
         """Normalise, add a shortcut to the first channels, rectify, and, if asked, average blocks of 2x2 positions."""
         kernels = compiled() if self._can_be_fused(x, offset, shortcut, halve) else None
         if kernels is not None and not (self.training or torch.is_grad_enabled()):
-            return rectify(kernels, x, *self.at_rest(offset), shortcut, halve=halve)
+            return rectify(kernels, x, *self.slope_and_shift(offset), shortcut, halve=halve)
         if kernels is not None and self.training:
             y, mean, var = normalize(kernels, x, offset, self.weight, self.bias, shortcut, self.eps, halve=halve)
             self._keep(mean, var, x.numel() // x.shape[1])
@@ -74,7 +74,7 @@ class OrbitBatchNorm2d(nn.BatchNorm2d):
         known = self._can_be_told(images, kernel, offset=offset) and len(kernel) == self.num_features * self.group.order
         kernels = compiled() if known and takes(images, kernel, halve=halve) else None
         if kernels is not None and not (self.training or torch.is_grad_enabled()):
-            return lift_at_rest(kernels, images, kernel, *self.at_rest(offset), halve=halve)
+            return lift_at_rest(kernels, images, kernel, *self.slope_and_shift(offset), halve=halve)
         if kernels is not None and self.training:
             y, mean, var = lift(kernels, images, kernel, offset, self.weight, self.bias, self.eps, halve=halve)
             self._keep(mean, var, len(images) * images.shape[2] * images.shape[3])
@@ -100,7 +100,7 @@ class OrbitBatchNorm2d(nn.BatchNorm2d):
             fits and self._can_be_told(*tensors, offset=offset) and not (halve and (x.shape[2] % 2 or x.shape[3] % 2))
         )
 
-    def at_rest(self, offset: Tensor | None) -> tuple[Tensor, Tensor]:
+    def slope_and_shift(self, offset: Tensor | None) -> tuple[Tensor, Tensor]:
         """The slope and the shift of each channel at rest, to which an offset may be added before."""
         assert self.running_mean is not None
         assert self.running_var is not None

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from skequinas.nn.kernels.resting import KernelPart, RestingBlock, RestingBlocks, dense_part
 from skequinas.nn.layers import EquivariantConv2d, OrbitConv2d
 from skequinas.nn.norm import OrbitBatchNorm2d
+from skequinas.nn.pooling import mean_over_moves
 from skequinas.nn.streams import StreamedGroupConv2d, fields_of_stream
 from skequinas.runtime.compiled import Compiled
 
-__all__ = ["resting_blocks"]
+__all__ = ["RestingNetwork", "resting_blocks"]
 
 
 class _Block(Protocol):
@@ -47,7 +48,7 @@ def resting_blocks(
     """
     told = []
     for block, shortcut in zip(blocks, shortcuts, strict=True):
-        slope, shift = block.norm.at_rest(block.conv.offset())
+        slope, shift = block.norm.slope_and_shift(block.conv.offset())
         pools = not isinstance(block.pool, nn.Identity)
         told.append(RestingBlock(_parts(block.conv), slope, shift, block.conv.kernel_size, shortcut, pools))
     return RestingBlocks(kernels, blocks[0].conv.in_fields, told, maximum=maximum, reduced=reduced)
@@ -70,3 +71,38 @@ def _parts(conv: EquivariantConv2d) -> list[KernelPart]:
         own = stream.part()
         parts.append(own._replace(orbits_in=channels_in[own.orbits_in], orbits_out=channels_out[own.orbits_out]))
     return parts
+
+
+class RestingNetwork(nn.Module):
+    """A network in eval mode whose blocks compiled kernels do together, see `skequinas.nn.EquivariantNetwork.at_rest`.
+
+    It is for use at once: its blocks have the weights of the time when they were packed, and it can neither be copied
+    nor pickled. Hooks on layers are not called.
+
+    Parameters
+    ----------
+    network : EquivariantNetwork
+    blocks : RestingBlocks
+        Of this network.
+    """
+
+    def __init__(self, network: Any, blocks: RestingBlocks) -> None:
+        super().__init__()
+        self.network, self.blocks = network, blocks
+        self.eval()
+
+    def features(self, x: Tensor) -> Tensor:
+        """As those of the network."""
+        inputs = self.network.inputs(x)
+        takes = not self.network.training and self.blocks.takes(inputs)
+        return self.blocks(inputs) if takes else self.network.features(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, in_channels, height, width) to (batch, n_outputs)."""
+
+        def once(x: Tensor) -> Tensor:
+            y: Tensor = self.network.head.outputs(self.features(x))
+            return y
+
+        averaged = self.network.architecture.averaged
+        return once(x) if averaged is None else mean_over_moves(once, x, averaged)

@@ -19,7 +19,7 @@ from skequinas.training.objective import CLASSIFICATION
 __all__ = ["EVALUATION_BATCH", "evaluate", "frozen", "simple_error"]
 
 EVALUATION_BATCH = 128
-"""Images at once where nothing is trained: on a CPU more are slower, since their maps leave the cache."""
+"""Images at once where nothing is trained: on a CPU more are slower by torch, since their maps leave the cache."""
 
 _MOST_AVERAGED = 20_000
 """Images, or units of them, that the class means of the pixels are of."""

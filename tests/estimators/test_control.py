@@ -615,7 +615,9 @@ def test_another_default_type_or_device_is_left_alone() -> None:
     with torch.device("meta"):
         model = classifier("evolutionary").fit(X, y)
         assert torch.empty(0).device.type == "meta"
-    assert np.isfinite(model.predict_proba(X)).all()
+        answers, features = model.predict_proba(X), model.transform(X)
+    np.testing.assert_array_equal(model.predict_proba(X), answers)
+    np.testing.assert_array_equal(model.transform(X), features)
 
 
 class Scarce:

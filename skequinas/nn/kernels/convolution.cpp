@@ -200,10 +200,10 @@ inline void correlate(const Z *a, const Z *z, int64_t columns, int64_t stride, f
     }
     V *all = &sum[0][0];
     for (int first = 0; first < M * N; first += LANES) {
-        V some[LANES] = {};
+        V own[LANES] = {};
         for (int i = 0; i < LANES && first + i < M * N; i++)
-            some[i] = all[first + i];
-        const V found = totals(some);
+            own[i] = all[first + i];
+        const V found = totals(own);
         for (int i = 0; i < LANES && first + i < M * N; i++)
             d[(first + i) / N * d_stride + (first + i) % N] += found[i];
     }
@@ -221,7 +221,7 @@ void correlate_rows(const Z *a, const Z *z, int64_t n, int64_t columns, int64_t 
 }
 
 template <class Z>
-void correlate_all(
+APART void correlate_all(
     const Z *a, int64_t m, const Z *z, int64_t n, int64_t columns, int64_t stride, float *d, int64_t d_stride) {
     int64_t r = 0;
     for (; r + 4 <= m; r += 4)
@@ -387,6 +387,7 @@ template <class H> void gather_slots(const Job &job, float *slots) {
     for (int slot = 1; slot < SLOTS; slot++)
         for (int64_t i = 0; i < size; i++)
             slots[i] += slots[slot * size + i];
+    const Entries entries(job, order);
     for (int64_t row = 0; row < m; row++)
         for (int64_t first = 0; first < n; first += LANES) {
             const int64_t count = std::min<int64_t>(LANES, n - first);
@@ -409,7 +410,6 @@ template <class H> void gather_slots(const Job &job, float *slots) {
                 }
             }
             H::inverse(o, orbit);
-            const Entries entries(job, order);
             for (int64_t j = 0; j < count; j++)
                 for (int h = 0; h < order; h++)
                     job.gradient[entries(row, first + j, h)] = orbit[h][j];

@@ -123,13 +123,12 @@ struct Prepared {
         add_stages(job);
         int64_t stage = 0, channels = job.channels;
         std::vector<int64_t> inputs(job.n_layers); // the buffers that layers read
-        std::vector<int64_t> most(3 * stages.size()), counts(job.n_layers);
+        std::vector<int64_t> most(3 * stages.size()); // channels that each buffer holds
         int64_t current = 0;
         for (int64_t i = 0; i < job.n_layers; i++) {
             const Layer &layer = job.layers[i];
             const bool leaves = layer.halve;
             inputs[i] = current;
-            counts[i] = channels;
             most[current] = std::max(most[current], channels);
             Step step{stage, current, 0, layer.shortcut ? inputs[i - layer.shortcut + 1] : -1, leaves, false, {}, {}, {}, {}};
             const Stage &s = stages[stage];
@@ -431,7 +430,8 @@ void average(const Stage &s, const Stage &next, const Band &band, int64_t channe
         }
 }
 
-// The means over the last maps, and their largest values, if these are asked for.
+// The means over the last maps, and their largest values, if these are asked for. Sums of rows are added up, so that
+// round-off does not grow with the size of a map.
 template <int N> void summarise(const Job &job, const Stage &s, int64_t first, const float *from) {
     const int64_t n = std::min<int64_t>(N, job.images - first), channels = job.layers[job.n_layers - 1].channels;
     const float share = 1.0f / float(s.height * s.width);
@@ -440,11 +440,14 @@ template <int N> void summarise(const Job &job, const Stage &s, int64_t first, c
         float sum[N] = {}, most[N] = {}; // rectified values are at least 0
         for (int64_t row = 0; row < s.height; row++) {
             const float *own = from + c * s.plane + s.origin + row * s.row * N;
+            float line[N] = {};
             for (int64_t column = 0; column < s.width; column++, own += N)
                 for (int i = 0; i < N; i++) {
-                    sum[i] += own[i];
+                    line[i] += own[i];
                     most[i] = own[i] > most[i] ? own[i] : most[i];
                 }
+            for (int i = 0; i < N; i++)
+                sum[i] += line[i];
         }
         for (int64_t i = 0; i < n; i++) {
             float *image = to + i * channels * (job.maximum ? 2 : 1);
@@ -495,12 +498,15 @@ void work(void *data) {
     Job &job = *static_cast<Job *>(data);
     noted(job.threads, [&] {
         const Prepared &prepared = *job.prepared;
-        V *maps = maps_memory.at_least(prepared.size);
-        std::memset(maps, 0, prepared.size * sizeof(V)); // borders stay so
-        band_memory.at_least(prepared.band);
-        tile_memory.at_least(prepared.tile);
-        products_memory.at_least(prepared.products);
+        bool ready = false;
         for (int64_t number; (number = job.threads.next++) * job.together < job.images;) {
+            if (!ready) { // by threads that have something to do
+                std::memset(maps_memory.at_least(prepared.size), 0, prepared.size * sizeof(V)); // borders stay so
+                band_memory.at_least(prepared.band);
+                tile_memory.at_least(prepared.tile);
+                products_memory.at_least(prepared.products);
+                ready = true;
+            }
             const int64_t first = number * job.together;
             switch (job.together) {
             case 1: pass<1>(job, first); break;

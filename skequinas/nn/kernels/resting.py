@@ -135,6 +135,7 @@ class RestingBlocks:
         reduced: bool = False,
     ) -> None:
         self.kernels, self.in_channels, self.maximum, self.reduced = kernels, in_channels, maximum, reduced
+        kernels.functions.skequinas_packed_size.restype = ctypes.c_int64
         channels = [in_channels, *(len(block.slope) for block in blocks)]
         self.out_channels = channels[-1]
         self._kept: list[object] = []  # what the structures hold the addresses of
@@ -155,10 +156,9 @@ class RestingBlocks:
         n_out, n_in, n_taps, _ = kernel.shape
         told = _Part(part.kind, n_taps, n_in, n_out, *(table.ctypes.data for table in tables))
         functions = self.kernels.functions
-        functions.skequinas_packed_size.restype = ctypes.c_int64
         told.reduced = self.reduced and n_in * n_taps > _FEW
         size = functions.skequinas_packed_size(ctypes.byref(told))
-        blocks = torch.empty(size, dtype=torch.int32)
+        blocks = torch.empty(size, dtype=torch.int32, device=kernel.device)
         told.kernel, told.level, told.blocks = kernel.data_ptr(), level.data_ptr(), blocks.data_ptr()
         functions.skequinas_pack(ctypes.byref(told))
         self._kept += [tables, level, blocks]
@@ -176,7 +176,7 @@ class RestingBlocks:
         of two, at most as many as a vector has lanes; 0 for as many as suits them.
         """
         x = x.contiguous()
-        y = torch.empty((len(x), self.out_channels * (2 if self.maximum else 1)), dtype=x.dtype)
+        y = x.new_empty(len(x), self.out_channels * (2 if self.maximum else 1))
         job = _Job(*x.shape, together, self.maximum, len(self._layers), self._layers, x.data_ptr(), y.data_ptr())
         job.threads = self.kernels.threads()
         check(self.kernels.functions.skequinas_rest(ctypes.byref(job)))

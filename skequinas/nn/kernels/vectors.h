@@ -42,6 +42,9 @@ typedef float V __attribute__((vector_size(LANES * 4)));
 #define KEPT(v)
 #endif
 
+// A large function that is compiled once, and not again wherever it is called.
+#define APART __attribute__((noinline))
+
 inline int64_t blocks_of(int64_t n, int64_t size) { return (n + size - 1) / size; }
 
 // The scalar product of two arrays.
@@ -194,7 +197,7 @@ inline void multiply(const W *w, const Z *z, int64_t n, int64_t stride, V *y, in
 }
 
 template <class W, class Z>
-inline void multiply_all(const W *w, int64_t n_rows, const Z *z, int64_t n, int64_t columns, int64_t stride, V *y) {
+APART void multiply_all(const W *w, int64_t n_rows, const Z *z, int64_t n, int64_t columns, int64_t stride, V *y) {
     for (int64_t c = 0; c < columns; c += COLUMNS)
         for (int64_t k = 0; k < n; k += DEPTH) // what all rows read stays in the first cache
             for (int64_t r = 0; r < n_rows; r += ROWS) {
