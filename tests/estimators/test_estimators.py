@@ -38,6 +38,7 @@ from skequinas import (
     PointGroup,
     RandomSearch,
 )
+from skequinas.runtime.compiled import compiled
 from skequinas.search import Search
 from skequinas.training import DivergenceError
 
@@ -803,6 +804,19 @@ def test_answers_are_those_of_the_module_whatever_is_changed(
         model = copied(model) if changed_first else model
         outputs = model.module_(model.preprocessing_(torch.from_numpy(X.reshape(-1, 1, 8, 8))))
     np.testing.assert_allclose(model.predict_proba(X), outputs.softmax(1)[:, model._class_order], atol=1e-5)
+
+
+@pytest.mark.parametrize("group", ["D4", "C1"])
+def test_a_model_of_bfloat16_predicts_with_rounded_products_where_that_is_faster(group: str) -> None:
+    kernels = compiled()
+    rounds = kernels is not None and kernels.has_halves and group == "D4"
+    model = classifier(group=group, width=48, precision="bfloat16").fit(X, y)
+    rounded, features = model.predict_proba(X), model.transform(X)
+    model.set_params(precision="float32")
+    exact = model.predict_proba(X)
+    assert np.array_equal(rounded, exact) != rounds
+    np.testing.assert_allclose(rounded, exact, atol=0.05)
+    np.testing.assert_array_equal(model.transform(X), features)
 
 
 @pytest.mark.exhaustive
