@@ -104,8 +104,9 @@ class FeaturesMixin(TransformerMixin):
             preprocessing, network = copy.deepcopy(preprocessing).to(device), copy.deepcopy(network).to(device)
         with worker_threads(), full_precision(), no_autocast(), torch.inference_mode():
             resting = network.at_rest()
+            fewest = 1 if isinstance(resting, RestingNetwork) else 2  # one alone is rounded otherwise by torch
             for batch in images.split(EVALUATION_BATCH):
-                several = batch if len(batch) > 1 else torch.cat([batch, batch])  # one alone is rounded otherwise
+                several = batch if len(batch) >= fewest else torch.cat([batch, batch])
                 inputs = preprocessing(transform_images(several.to(device), self.architecture_.group, move))
                 found.append(self._functions(resting, inputs, stream)[: len(batch)].cpu().numpy())
         return irrep_coordinates(np.concatenate(found).astype(np.float64), self._moves(stream))
